@@ -1,0 +1,49 @@
+"""The errors that services raise, in domain words.
+
+They know no HTTP; `routes/_errors.py` holds the one table that turns them into statuses. The text
+of every error here is written for the person who made the request: one sentence, no internals.
+"""
+
+
+class AnymindError(Exception):
+    """An error whose text may be shown to the person who caused it."""
+
+
+class InvalidInput(AnymindError):
+    """The request cannot be carried out as it was made."""
+
+
+class NotAuthenticated(AnymindError):
+    """Nobody is signed in, or the credentials are wrong, expired or revoked."""
+
+
+class NotAllowed(AnymindError):
+    """The person is known but may not do this."""
+
+
+class NotFound(AnymindError):
+    """The thing does not exist, or belongs to somebody else."""
+
+
+class TooLarge(AnymindError):
+    """What was sent is larger than the server accepts."""
+
+
+class Overloaded(AnymindError):
+    """Every execution slot and waiting place is taken; trying again later may work."""
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StorageFull(AnymindError):
+    """The disk has no room left for what was sent."""
+
+
+class BuildError(AnymindError):
+    """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
+
+
+class StartupError(AnymindError):
+    """The server cannot start; the text names the cause and the fix."""
