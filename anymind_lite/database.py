@@ -1,0 +1,127 @@
+"""The SQLite database: how it is opened, how it is written to, when its disk is full.
+
+One file in WAL mode with `synchronous=FULL`: what a client was told is done survives a power cut
+(SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode).
+Readers never wait. Writers go one at a time through `write_transaction()`.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peewee import DatabaseError, DatabaseProxy, SqliteDatabase
+from playhouse.migrations import Runner
+
+from anymind_lite.errors import StartupError
+
+MIGRATIONS_DIR = Path(__file__).parent / "migrations"
+
+# Models are declared against this proxy; `Backend.start()` points it at the opened file.
+database = DatabaseProxy()
+
+# SQLite lets one writer in at a time anyway, but makes the others poll: a queue of our own is
+# fairer and turns lock errors into short waits.
+_write_lock = threading.RLock()
+
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": "full",
+    "foreign_keys": 1,
+    "journal_size_limit": 4 * 1024 * 1024,
+    "mmap_size": 0,
+}
+_LOCK_TIMEOUT_SECONDS = 10
+
+
+class ServerDatabase(SqliteDatabase):
+    """A `SqliteDatabase` that can close the connections of all threads.
+
+    Peewee keeps one connection per thread; those of pool threads outlive any request.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            str(path), pragmas=_PRAGMAS, timeout=_LOCK_TIMEOUT_SECONDS, check_same_thread=False
+        )
+        self._opened: list[sqlite3.Connection] = []
+
+    def _connect(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection = super()._connect()
+        self._opened.append(connection)
+        return connection
+
+    def close_all(self) -> None:
+        """Close every thread's connection; no thread may use the database any more."""
+        self.close()
+        for connection in self._opened:
+            connection.close()
+        self._opened.clear()
+
+
+def open_database(path: Path) -> ServerDatabase:
+    """Open or create the file, check it, bring its schema up to date and point the models at it.
+
+    Raises StartupError when the file is damaged, no database, or of a newer version.
+    """
+    opened = ServerDatabase(path)
+    try:
+        _check_health(opened, path)
+        _migrate(opened, path)
+    except BaseException:
+        opened.close_all()
+        raise
+    path.chmod(0o600)
+    database.initialize(opened)
+    return opened
+
+
+def _check_health(opened: ServerDatabase, path: Path) -> None:
+    try:
+        verdict = opened.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
+    except DatabaseError as exc:
+        raise StartupError(
+            f"The database {path} cannot be read ({exc}). "
+            "Restore it from a backup, or move it away."
+        ) from exc
+    if verdict != "ok":
+        raise StartupError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
+
+
+def _migrate(opened: ServerDatabase, path: Path) -> None:
+    runner = Runner(opened, directory=str(MIGRATIONS_DIR))
+    unknown = [migration.name for migration in runner.status() if migration.path is None]
+    if unknown:
+        raise StartupError(
+            f"The database {path} was written by a newer version of Anymind Lite "
+            f"(it has {unknown[-1]}). Upgrade this installation, or use another data folder."
+        )
+    runner.up()
+
+
+@contextmanager
+def write_transaction() -> Iterator[None]:
+    """Run the block as one durable transaction, alone; nothing of it stays when it raises.
+
+    BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
+    the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
+    Keep the block short: no agent code, no file, no network inside.
+    """
+    with _write_lock, database.atomic("IMMEDIATE"):
+        yield
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error, or one that it hides, is a full disk or an exhausted quota."""
+    seen: BaseException | None = error
+    while seen is not None:
+        # Peewee's own ROLLBACK fails after SQLITE_FULL and hides the cause behind its error.
+        text = str(seen)
+        if "database or disk is full" in text or getattr(seen, "errno", None) in _FULL_ERRNOS:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+_FULL_ERRNOS = (28, 122)  # ENOSPC, EDQUOT (errno(3))
