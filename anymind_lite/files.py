@@ -1,0 +1,91 @@
+"""Files that survive a power cut, and trees that go away whatever an agent made of them."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a folder durable: a rename is lost in a power cut without it (fsync(2))."""
+    fd = os.open(path, _DIR_FLAGS)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_dir_durable(path: Path, mode: int = 0o700) -> None:
+    """Create a folder and its missing parents so that they survive a power cut."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode, exist_ok=True)
+        fsync_dir(folder.parent)
+
+
+def write_durable(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace a small file as a whole: after a power cut it holds the old content or the new."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder that hostile code may have filled; does nothing when it is not there.
+
+    Never follows a link, and stays flat: an inner folder is moved up beside the others before it is
+    read, so 5,000 nested folders need neither recursion nor descriptors (`shutil.rmtree` fails on
+    them before Python 3.13). Nothing may write to the tree meanwhile. Raises OSError.
+    """
+    try:
+        top = os.open(path, _DIR_FLAGS)
+    except FileNotFoundError:
+        return
+    try:
+        os.fchmod(top, 0o700)
+        _empty(top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _empty(top: int) -> None:
+    while names := os.listdir(top):
+        for name in names:
+            if not _is_dir(name, top):
+                os.unlink(name, dir_fd=top)
+                continue
+            # A folder without permissions can be neither read nor moved.
+            os.chmod(name, 0o700, dir_fd=top)
+            inner = os.open(name, _DIR_FLAGS, dir_fd=top)
+            try:
+                _lift_folders(inner, top)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=top)
+
+
+def _lift_folders(inner: int, top: int) -> None:
+    """Unlink the files of one folder and move its folders up to the top."""
+    for name in os.listdir(inner):
+        if _is_dir(name, inner):
+            # Renaming a folder rewrites its `..`, which needs write permission on it (rename(2)).
+            os.chmod(name, 0o700, dir_fd=inner)
+            os.rename(name, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
+        else:
+            os.unlink(name, dir_fd=inner)
+
+
+def _is_dir(name: str, dir_fd: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)

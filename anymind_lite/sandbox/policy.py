@@ -1,0 +1,31 @@
+"""What a job may use, as plain data that every side of the sandbox can read."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The numbers that end a job, or keep it small.
+
+    `wall_seconds` is kept outside the child; `cpu_seconds`, `address_space_bytes`, `data_bytes`,
+    `file_bytes` (the largest file) and `open_files` are rlimits (setrlimit(2)). Of what the agent
+    prints `log_kept_bytes` are kept, half from the head and half from the tail, and more than
+    `log_written_bytes` ends the job. A report is at most `report_bytes`.
+    """
+
+    wall_seconds: float = 30.0
+    cpu_seconds: int = 31
+    address_space_bytes: int = 1024 * MEGABYTE
+    data_bytes: int = 256 * MEGABYTE
+    file_bytes: int = 32 * MEGABYTE
+    open_files: int = 64
+    log_kept_bytes: int = 64 * 1024
+    log_written_bytes: int = 16 * MEGABYTE
+    report_bytes: int = MEGABYTE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)

@@ -1,0 +1,146 @@
+"""What the processes of the sandbox say to each other: jobs, frames, file descriptors.
+
+A frame is a 4-byte big-endian length and that many bytes of UTF-8 JSON. Frames between server and
+zygote are both sides' own; the one frame that a child reports is hostile and is read by
+`in_server.outcome` alone.
+"""
+
+import array
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from anymind_lite.sandbox.policy import Limits
+
+HEADER = struct.Struct(">I")
+MAX_CONTROL_BYTES = 4096
+
+# Where a child finds its descriptors after it has laid them out.
+REPORT_FD = 3
+JOB_FD = 4
+
+
+class Mode(StrEnum):
+    """What a child is asked to do."""
+
+    EXECUTE = "execute"  # import the entrypoint, call it with the payload, report the result
+    VALIDATE = "validate"  # import the entrypoint, report whether it can be called
+    PROBE = "probe"  # report which layers stand; no agent code
+
+
+class ReportKind(StrEnum):
+    """What a child says happened. It may lie; it can only lie about itself."""
+
+    RETURNED = "returned"
+    VALIDATED = "validated"
+    PROBED = "probed"
+    EXCEPTION = "exception"
+    IMPORT_FAILED = "import_failed"
+    NOT_JSON = "not_json"
+    OUTPUT_TOO_LARGE = "output_too_large"
+    OUT_OF_MEMORY = "out_of_memory"
+    EXITED = "exited"
+    SANDBOX_FAILURE = "sandbox_failure"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the sandbox is asked to do; it knows no users.
+
+    `code_dir` is the agent's root folder, `entrypoint` is `module.path:function`. Both are empty
+    for PROBE.
+    """
+
+    mode: Mode
+    limits: Limits
+    code_dir: str = ""
+    entrypoint: str = ""
+
+
+def encode_job(job: Job, scratch_dir: str, payload: bytes) -> bytes:
+    """Write what a child reads: one frame with the job, then the payload's JSON to the end."""
+    header = json.dumps({**asdict(job), "scratch_dir": scratch_dir}).encode()
+    return HEADER.pack(len(header)) + header + payload
+
+
+def read_job(fd: int) -> tuple[Job, str]:
+    """Read the job and the scratch folder from a descriptor, leaving it at the payload."""
+    (length,) = HEADER.unpack(os.read(fd, HEADER.size))
+    fields = json.loads(_read_exactly(fd, length))
+    scratch_dir = fields.pop("scratch_dir")
+    fields["mode"] = Mode(fields["mode"])
+    fields["limits"] = Limits(**fields["limits"])
+    return Job(**fields), scratch_dir
+
+
+def read_to_end(fd: int) -> bytes:
+    """Read a descriptor up to its end."""
+    chunks = []
+    while chunk := os.read(fd, 1 << 16):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _read_exactly(fd: int, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        chunk = os.read(fd, length - len(data))
+        if not chunk:
+            raise EOFError("the job ended early")
+        data += chunk
+    return data
+
+
+def send_message(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """Send one frame, the descriptors travelling with its first byte (unix(7), SCM_RIGHTS)."""
+    body = json.dumps(message).encode()
+    if len(body) > MAX_CONTROL_BYTES:
+        raise ValueError("control message too large")
+    data = HEADER.pack(len(body)) + body
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sent = sock.sendmsg([data], rights)
+    if sent < len(data):
+        sock.sendall(data[sent:])
+
+
+def receive_message(sock: socket.socket, max_fds: int = 4) -> tuple[dict[str, Any], list[int]]:
+    """Receive one frame and its descriptors. Raises EOFError when the other end hung up."""
+    space = socket.CMSG_SPACE(max_fds * array.array("i").itemsize)
+    header, ancillary, _flags, _address = sock.recvmsg(HEADER.size, space)
+    fds = _received_fds(ancillary)
+    try:
+        header += _receive_exactly(sock, HEADER.size - len(header)) if header else b""
+        if not header:
+            raise EOFError("the other end hung up")
+        (length,) = HEADER.unpack(header)
+        if length > MAX_CONTROL_BYTES:
+            raise EOFError("the other end spoke nonsense")
+        message: dict[str, Any] = json.loads(_receive_exactly(sock, length))
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return message, fds
+
+
+def _received_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def _receive_exactly(sock: socket.socket, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        chunk = sock.recv(length - len(data))
+        if not chunk:
+            raise EOFError("the other end hung up in the middle of a frame")
+        data += chunk
+    return data
