@@ -4,6 +4,7 @@ Runs in the child, trusted until `runner.run` imports the entrypoint. Nothing re
 `child_main`: falling back into the zygote's loop would make two zygotes.
 """
 
+import fcntl
 import gc
 import os
 import signal
@@ -42,8 +43,6 @@ def _reset_signals() -> None:
 
 def _lay_out_descriptors(report_fd: int, log_fd: int, job_fd: int) -> None:
     """Put nothing on 0, the log on 1 and 2, the report on 3 and the job on 4."""
-    import fcntl
-
     # Lift all out of the way first: a source may stand where a target goes.
     sources = [
         fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SAFE_FD) for fd in (report_fd, log_fd, job_fd)

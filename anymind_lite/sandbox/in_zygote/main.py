@@ -158,10 +158,6 @@ class Zygote:
         """Kill what the run left behind, then report; the order is what "nothing left" rests on."""
         if not run.is_killed:
             self._selector.unregister(run.lease)
-        try:
-            os.killpg(run.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         self._sweep()
         _tell(
             run.lease,
