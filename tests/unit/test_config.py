@@ -1,11 +1,14 @@
-"""Settings: precedence, sources, what is accepted and what is told of the rest."""
+"""Settings: precedence, sources, what is accepted, and that code, config.toml and docs agree."""
 
 import logging
 import os
 import random
+import re
 import string
 import subprocess
 import sys
+import tomllib
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from anymind_lite.config import (
     SETTINGS,
     LoadedSettings,
+    Settings,
     SettingsError,
     load_settings,
 )
@@ -524,6 +528,67 @@ def test_random_value_gives_settings_or_a_settings_error(load: Load) -> None:
             else:
                 told = tuple(shown.value for shown in loaded.shown())
             assert all(line.isprintable() for line in told)
+
+
+# One list: config.py, config.toml, docs/configuration.md
+
+
+@pytest.fixture(scope="module")
+def defaults(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return load_settings(tmp_path_factory.mktemp("empty"), environ={}).settings
+
+
+def test_every_default_is_accepted_and_of_its_type(defaults: Settings) -> None:
+    for setting in SETTINGS:
+        hint = typing.get_type_hints(Settings)[setting.attribute]
+        plain = tuple if hint == tuple[str, ...] else hint
+        value = getattr(defaults, setting.attribute)
+        assert isinstance(value, plain)
+
+
+def test_config_toml_holds_every_setting_with_its_default(load: Load, defaults: Settings) -> None:
+    text = (PROJECT / "config.toml").read_text(encoding="utf-8")
+    written = {(table, key) for table, content in tomllib.loads(text).items() for key in content}
+    assert written == {(setting.table, setting.key) for setting in SETTINGS}
+    loaded = load(toml=text)
+    project = loaded.settings.data_dir.parent
+    assert repr(loaded.settings).replace(str(project), "") == repr(defaults).replace(
+        str(defaults.data_dir.parent), ""
+    )
+
+
+def test_config_toml_explains_every_setting() -> None:
+    lines = (PROJECT / "config.toml").read_text(encoding="utf-8").splitlines()
+    for setting in SETTINGS:
+        (index,) = [i for i, line in enumerate(lines) if line.startswith(f"{setting.key} = ")]
+        comment = ""
+        while lines[index - 1].startswith("# "):
+            index -= 1
+            comment = f"{lines[index][2:]} {comment}"
+        assert setting.doc in comment
+
+
+def test_docs_hold_every_setting_with_its_default() -> None:
+    text = (PROJECT / "docs/configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `[A-Z_]+` \|.*$", text, re.MULTILINE)
+    assert rows == [
+        f"| `{setting.name}` | "
+        f"{f'`{setting.default_text}`' if setting.default_text else 'unset'} | "
+        f"{setting.kind.accepts} | {setting.doc} |"
+        for setting in SETTINGS
+    ]
+
+
+def test_docs_show_the_messages_as_they_are(load: Load) -> None:
+    text = (PROJECT / "docs/configuration.md").read_text(encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        load(
+            dotenv="# database\n\n\nDATABASE_URL=postgresql://user:password@localhost:5432/anymind\n"
+            "SECRET_KEY=short\nWORKER_CONCURENCY=8\n",
+            toml='[server]\nserver_port = "8000"\n[app]\nbuild_workers = 3\n',
+            environ={"SERVER_PORT": "80a", "ALGORITHM": "none"},
+        )
+    assert f"```\n{caught.value}\n```" in text
 
 
 def test_sample_of_the_specification_needs_two_changes_only(load: Load) -> None:
