@@ -128,9 +128,7 @@ def _call(function: Callable[[Any], Any], payload: Any) -> Any:
     return result
 
 
-def _guarded(
-    job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.EXCEPTION
-) -> Any:
+def _guarded(job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.EXCEPTION) -> Any:
     """Run agent code; turn whatever it raises into a report, the traceback into the log."""
     try:
         return action()
@@ -140,7 +138,9 @@ def _guarded(
         raise _Failed(ReportKind.EXITED, "", code=_exit_code(exc)) from exc
     except BaseException as exc:  # noqa: BLE001 - an edge: this is where agent code ends
         where = _print_traceback(exc, job.code_dir)
-        raise _Failed(kind, _one_line(exc), type=type(exc).__name__, **where, **_missing(exc)) from exc
+        raise _Failed(
+            kind, _one_line(exc), type=type(exc).__name__, **where, **_missing(exc)
+        ) from exc
 
 
 def _exit_code(exc: SystemExit) -> int:
