@@ -15,7 +15,6 @@ from anymind_lite.models import (
     AgentVersion,
     Execution,
     ExecutionStatus,
-    InstantField,
     User,
     VersionStatus,
 )
@@ -64,12 +63,11 @@ def list_agent_logs(user: User, agent_id: int, page: Page) -> list[LogEntry]:
     return [_entry_of_row(*row) for row in list(query)]
 
 
-def _entry_of_row(source: str, row_id: int, status: str, text: str | None, at: Any) -> LogEntry:
-    instant = at if isinstance(at, datetime) else InstantField().python_value(at)
-    assert_instant = instant or datetime.min
-    if source == BUILD:
-        return _build_entry(row_id, status, text, assert_instant)
-    return _execution_entry(row_id, status, text, assert_instant)
+def _entry_of_row(
+    source: str, row_id: int, status: str, text: str | None, at: datetime
+) -> LogEntry:
+    entry = _build_entry if source == BUILD else _execution_entry
+    return entry(row_id, status, text, at)
 
 
 def _build_entry(version_id: int, status: str, build_log: str | None, at: datetime) -> LogEntry:
