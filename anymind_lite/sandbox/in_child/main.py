@@ -84,7 +84,9 @@ def _open_standard_streams() -> None:
 
 def _run(job: Job) -> None:
     if job.mode is Mode.PROBE:
-        names = [layer.name for layer in LAYERS]
-        runner.report(ReportKind.PROBED, layers=names, pid=os.getpid())
+        from anymind_lite.sandbox.in_child.probe import find_offers
+
+        layers = [{"name": layer.name, "note": layer.promise} for layer in LAYERS]
+        runner.report(ReportKind.PROBED, layers=layers, offers=find_offers())
     else:
         runner.run(job)
