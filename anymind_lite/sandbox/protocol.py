@@ -20,6 +20,9 @@ from anymind_lite.sandbox.policy import Limits
 HEADER = struct.Struct(">I")
 MAX_CONTROL_BYTES = 4096
 
+# Received descriptors are closed on exec, as all of Python's own are; macOS has no such flag.
+_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
 # Where a child finds its descriptors after it has laid them out.
 REPORT_FD = 3
 JOB_FD = 4
@@ -111,7 +114,7 @@ def send_message(sock: socket.socket, message: dict[str, Any], fds: Sequence[int
 def receive_message(sock: socket.socket, max_fds: int = 4) -> tuple[dict[str, Any], list[int]]:
     """Receive one frame and its descriptors. Raises EOFError when the other end hung up."""
     space = socket.CMSG_SPACE(max_fds * array.array("i").itemsize)
-    header, ancillary, _flags, _address = sock.recvmsg(HEADER.size, space)
+    header, ancillary, _flags, _address = sock.recvmsg(HEADER.size, space, _RECEIVE_FLAGS)
     fds = _received_fds(ancillary)
     try:
         header += _receive_exactly(sock, HEADER.size - len(header)) if header else b""

@@ -1,0 +1,100 @@
+"""Layers that every Linux has without privileges (and macOS in part).
+
+Runs in the child, before agent code. Linux-only calls are skipped elsewhere, which is what tier C
+means.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from anymind_lite.sandbox.protocol import JOB_FD
+
+if TYPE_CHECKING:
+    from anymind_lite.sandbox.in_child.layers import Confinement
+
+IS_LINUX = sys.platform == "linux"
+
+# prctl(2) and linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: int) -> None:
+    """Call prctl(2). Raises OSError."""
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}, {value}): {os.strerror(code)}")
+
+
+def enter_session(_: Confinement) -> None:
+    """Lead a session and process group of its own."""
+    os.setsid()
+
+
+def close_descriptors(_: Confinement) -> None:
+    """Close all but stdin (empty), stdout and stderr (the log), the report and the job."""
+    os.closerange(JOB_FD + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def die_with_zygote(confinement: Confinement) -> None:
+    """Be killed when the zygote dies, also when it died before this line."""
+    if not IS_LINUX:
+        return
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != confinement.zygote_pid:
+        raise OSError("the zygote is gone")
+
+
+def limit_resources(confinement: Confinement) -> None:
+    """Set the rlimits; RLIMIT_NPROC waits for a user namespace, as it counts the whole user."""
+    limits = confinement.limits
+    os.umask(0o077)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
+    _limit(resource.RLIMIT_NOFILE, limits.open_files)
+    _limit(resource.RLIMIT_AS, limits.address_space_bytes)
+    _limit(resource.RLIMIT_DATA, limits.data_bytes)
+    # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
+
+
+def _limit(which: int, value: int) -> None:
+    _soft, hard = resource.getrlimit(which)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def refuse_new_privileges(_: Confinement) -> None:
+    """Make set-uid and file capabilities void for this process and all it starts."""
+    if IS_LINUX:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def refuse_tracing(_: Confinement) -> None:
+    """Keep neighbours of the same user from reading this process's memory (ptrace(2))."""
+    if IS_LINUX:
+        prctl(PR_SET_DUMPABLE, 0)
+
+
+def clean_environment(confinement: Confinement) -> None:
+    """Leave only harmless variables; the scratch folder is home, temporary and working folder."""
+    os.environ.clear()
+    os.environ.update(
+        HOME=confinement.scratch_dir,
+        TMPDIR=confinement.scratch_dir,
+        PATH="/usr/local/bin:/usr/bin:/bin",
+        LANG="C.UTF-8",
+        PYTHONUNBUFFERED="1",
+    )
+    os.chdir(confinement.scratch_dir)

@@ -1,0 +1,199 @@
+"""What came of a job: the one place that reads what a child wrote.
+
+Runs in the server. The report is hostile: it can decide what the *result* is and nothing else.
+Whether the job ran too long, was killed or left without a word is the trusted side's own
+observation, and it wins.
+"""
+
+import signal
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.protocol import HEADER, ReportKind
+from anymind_lite.strict_json import StrictJsonError, parse_json
+
+_MAX_MESSAGE_CHARS = 1000
+# The frame wraps the result in its own object, and JSON escapes may lengthen what was counted.
+_FRAME_MARGIN_BYTES = 64 * 1024
+
+
+class StopReason(StrEnum):
+    """Why a job ended; a closed list."""
+
+    RETURNED = "returned"
+    EXCEPTION = "exception"
+    IMPORT_FAILED = "import_failed"
+    NOT_JSON = "not_json"
+    OUTPUT_TOO_LARGE = "output_too_large"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CPU_LIMIT = "cpu_limit"
+    EXITED = "exited"
+    KILLED_BY_SIGNAL = "killed_by_signal"
+    CANCELLED = "cancelled"
+    SANDBOX_FAILURE = "sandbox_failure"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the trusted side saw of a job.
+
+    `status` is a wait status (waitpid(2)), None when the zygote could not tell. `report` is what
+    the child wrote, cut at one byte more than is accepted.
+    """
+
+    status: int | None
+    report: bytes
+    logs: str
+    is_timed_out: bool = False
+    is_cancelled: bool = False
+    is_log_flood: bool = False
+    failure: str = ""
+    cpu_ms: int = 0
+    max_rss_kb: int = 0
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    `details` is the child's report where `reason` rests on it: `result` for an execution that
+    returned. `message` is one sentence for the agent's owner, empty when it returned.
+    """
+
+    reason: StopReason
+    message: str
+    logs: str
+    duration_ms: int
+    cpu_ms: int = 0
+    max_rss_kb: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def max_report_bytes(limits: Limits) -> int:
+    """Return how many bytes of a report are accepted, length prefix included."""
+    return HEADER.size + limits.report_bytes + _FRAME_MARGIN_BYTES
+
+
+def read_outcome(seen: Observed, limits: Limits) -> Outcome:
+    """Judge a job by what was observed first and by what it reported last."""
+    reason, message, details = _judge(seen, limits)
+    return Outcome(
+        reason=reason,
+        message=message,
+        logs=seen.logs,
+        duration_ms=seen.duration_ms,
+        cpu_ms=seen.cpu_ms,
+        max_rss_kb=seen.max_rss_kb,
+        details=details,
+    )
+
+
+_Verdict = tuple[StopReason, str, dict[str, Any]]
+
+
+def _judge(seen: Observed, limits: Limits) -> _Verdict:
+    observed = _judge_by_observation(seen, limits)
+    if observed is not None:
+        return (*observed, {})
+    try:
+        report = _read_report(seen.report, max_report_bytes(limits))
+    except StrictJsonError as exc:
+        return StopReason.NOT_JSON, f"The result is not valid JSON: {exc}.", {}
+    if report is None:
+        return StopReason.EXITED, _exit_message(_exit_code(seen.status)), {}
+    return _judge_by_report(report, limits)
+
+
+def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, str] | None:
+    if seen.failure:
+        return StopReason.SANDBOX_FAILURE, seen.failure
+    if seen.is_cancelled:
+        return StopReason.CANCELLED, "The execution was cancelled."
+    if seen.is_timed_out:
+        return StopReason.TIMEOUT, f"The agent ran longer than {limits.wall_seconds:g} seconds."
+    if seen.is_log_flood:
+        written = limits.log_written_bytes
+        return StopReason.OUTPUT_TOO_LARGE, f"The agent printed more than {written:,} bytes."
+    if seen.status is not None and seen.status & 0x7F:
+        return _judge_signal(seen.status & 0x7F, seen, limits)
+    return None
+
+
+def _judge_signal(number: int, seen: Observed, limits: Limits) -> tuple[StopReason, str]:
+    if number == signal.SIGXCPU or (
+        number == signal.SIGKILL and seen.cpu_ms >= limits.cpu_seconds * 1000
+    ):
+        return StopReason.CPU_LIMIT, f"The agent used more than {limits.cpu_seconds} s of CPU time."
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = str(number)
+    return StopReason.KILLED_BY_SIGNAL, f"The agent's process was ended by signal {name}."
+
+
+def _exit_code(status: int | None) -> int:
+    return 0 if status is None else (status >> 8) & 0xFF
+
+
+def _exit_message(code: int) -> str:
+    return f"The agent's process ended (exit code {code}) before it returned a result."
+
+
+def _read_report(data: bytes, max_bytes: int) -> dict[str, Any] | None:
+    """Read exactly one frame; None when nothing was written. Raises StrictJsonError."""
+    if not data:
+        return None
+    if len(data) > max_bytes:
+        raise StrictJsonError("it is too large")
+    if len(data) < HEADER.size or HEADER.unpack_from(data)[0] != len(data) - HEADER.size:
+        raise StrictJsonError("the report is not one whole frame")
+    value = parse_json(data[HEADER.size :])
+    if not isinstance(value, dict) or value.get("kind") not in list(ReportKind):
+        raise StrictJsonError("the report has an unknown form")
+    return value
+
+
+def _judge_by_report(report: dict[str, Any], limits: Limits) -> _Verdict:
+    kind = ReportKind(report["kind"])
+    text = one_line(report.get("message"))
+    match kind:
+        case ReportKind.RETURNED if isinstance(report.get("result"), dict):
+            return StopReason.RETURNED, "", report
+        case ReportKind.VALIDATED | ReportKind.PROBED:
+            return StopReason.RETURNED, "", report
+        case ReportKind.EXCEPTION:
+            return StopReason.EXCEPTION, text + _place(report), report
+        case ReportKind.IMPORT_FAILED:
+            return StopReason.IMPORT_FAILED, text + _place(report), report
+        case ReportKind.OUTPUT_TOO_LARGE:
+            return StopReason.OUTPUT_TOO_LARGE, _too_large(report, limits), report
+        case ReportKind.OUT_OF_MEMORY:
+            limit = limits.data_bytes // (1024 * 1024)
+            return StopReason.OUT_OF_MEMORY, f"The agent needed more than {limit} MiB of memory.", {}
+        case ReportKind.EXITED:
+            code = report.get("code")
+            return StopReason.EXITED, _exit_message(code if isinstance(code, int) else 1), {}
+        case ReportKind.SANDBOX_FAILURE:
+            return StopReason.SANDBOX_FAILURE, f"Sandbox set-up failed ({text}).", {}
+        case _:
+            return StopReason.NOT_JSON, f"The result is not valid JSON: {text or 'no object'}.", {}
+
+
+def one_line(value: object) -> str:
+    """Return a child's text as one line of bounded length; nothing for anything but text."""
+    return " ".join(value.split())[:_MAX_MESSAGE_CHARS] if isinstance(value, str) else ""
+
+
+def _place(report: dict[str, Any]) -> str:
+    file, line = one_line(report.get("file")), report.get("line")
+    return f" ({file}, line {line})" if file and isinstance(line, int) else ""
+
+
+def _too_large(report: dict[str, Any], limits: Limits) -> str:
+    size = report.get("bytes")
+    found = f"{size:,} bytes" if isinstance(size, int) else "too large"
+    return f"The result is {found}; at most {limits.report_bytes:,} bytes are kept."

@@ -1,0 +1,212 @@
+"""Builds: turning a queued version into a ready or a failed one.
+
+The row is the job. A build owns it by the token it wrote into `claim`; whoever finds another token
+there has lost and leaves it alone. A build may run more than once and takes effect once.
+"""
+
+import logging
+import secrets
+import time
+from pathlib import Path
+
+from peewee import fn
+
+from anymind_lite.archive import ArchiveLimits
+from anymind_lite.clock import utc_now
+from anymind_lite.database import write_transaction
+from anymind_lite.errors import BuildError
+from anymind_lite.manifest import MANIFEST_NAME, Manifest, load_manifest
+from anymind_lite.models import Agent, AgentStatus, AgentVersion, VersionStatus
+from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason, one_line
+from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.protocol import Job, Mode
+from anymind_lite.services.agents import derive_status
+from anymind_lite.services.code import ensure_code, list_files
+from anymind_lite.storage import ArtifactStore
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+_MAX_LISTED_FILES = 20
+
+
+class BuildLog:
+    """The lines of one build, each with the seconds since it began."""
+
+    def __init__(self) -> None:
+        self._started_at = time.monotonic()
+        self._lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        """Add one line with its time."""
+        seconds = time.monotonic() - self._started_at
+        self._lines.append(f"[{seconds:7.3f} s] {line}")
+
+    def add_output(self, text: str) -> None:
+        """Add what the agent printed, indented."""
+        self._lines += [f"            | {line}" for line in text.splitlines()]
+
+    def text(self) -> str:
+        """Return all lines."""
+        return "\n".join(self._lines)
+
+
+class Builder:
+    """Builds versions; one for the whole server, called by the build queue's threads."""
+
+    def __init__(
+        self,
+        *,
+        store: ArtifactStore,
+        sandbox: Supervisor,
+        limits: Limits,
+        archive_limits: ArchiveLimits,
+    ) -> None:
+        self._store = store
+        self._sandbox = sandbox
+        self._limits = limits
+        self._archive_limits = archive_limits
+        self._claims: set[str] = set()
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """The tokens of the builds that run now in this process."""
+        return frozenset(self._claims)
+
+    def build_version(self, version_id: int) -> None:
+        """Build one queued version; does nothing when it is not queued (any more)."""
+        claim = secrets.token_hex(8)
+        self._claims.add(claim)
+        try:
+            if mark_building(version_id, claim):
+                self._build(AgentVersion.get_by_id(version_id), claim)
+        except Exception:
+            # Ours, not the agent's: recovery queues the version again, three times at most.
+            logger.exception("event=build_crashed version_id=%d", version_id)
+        finally:
+            self._claims.discard(claim)
+
+    def _build(self, version: AgentVersion, claim: str) -> None:
+        log = BuildLog()
+        log.add(f"Building version v{version.number} ({version.tarball_bytes:,} bytes)")
+        manifest = None
+        try:
+            folder = ensure_code(version, store=self._store, limits=self._archive_limits)
+            files = list_files(folder)
+            log.add(f"Unpacked {len(files)} file{'s' if len(files) != 1 else ''}")
+            manifest = load_manifest((folder / MANIFEST_NAME).read_bytes(), files)
+            log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
+            self._validate(manifest, folder, files, log, key=f"build-{claim}")
+            log.add("Build completed successfully")
+            status = VersionStatus.READY
+        except BuildError as exc:
+            log.add(f"Build failed: {exc}")
+            status = VersionStatus.FAILED
+        if not finish_build(version, claim, status, log.text(), manifest):
+            logger.info("event=build_superseded version_id=%d", version.id)
+        if status is VersionStatus.FAILED:
+            self._store.remove_code(version.agent_id, version.id)
+
+    def _validate(
+        self, manifest: Manifest, folder: Path, files: list[str], log: BuildLog, *, key: str
+    ) -> None:
+        """Import the entrypoint inside the sandbox. Raises BuildError."""
+        job = Job(Mode.VALIDATE, self._limits, str(folder), manifest.entrypoint)
+        outcome = self._sandbox.run(job, key=key)
+        if outcome.logs:
+            log.add("The agent printed while it was imported:")
+            log.add_output(outcome.logs)
+        if outcome.reason is not StopReason.RETURNED:
+            raise BuildError(_explain(outcome, files))
+        log.add(f"Imported {manifest.entrypoint} in {outcome.duration_ms} ms")
+
+
+def _explain(outcome: Outcome, files: list[str]) -> str:
+    """Say what is wrong with an entrypoint and how to mend it."""
+    missing = one_line(outcome.details.get("missing_module"))
+    if missing:
+        return (
+            f"{outcome.message}. The module {missing} is neither in the archive nor in Python's "
+            f"standard library: put it into the archive beside {MANIFEST_NAME}. "
+            f"Received: {_listed(files)}."
+        )
+    names = outcome.details.get("names")
+    if isinstance(names, list):
+        found = ", ".join(one_line(name) for name in names[:20]) or "none"
+        return f"{outcome.message}. Functions found: {found}."
+    if outcome.reason is StopReason.TIMEOUT:
+        return f"Importing the entrypoint did not end. {outcome.message}"
+    return outcome.message
+
+
+def _listed(files: list[str]) -> str:
+    more = len(files) - _MAX_LISTED_FILES
+    return ", ".join(files[:_MAX_LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
+
+
+def mark_building(version_id: int, claim: str) -> bool:
+    """queued -> building, for the holder of `claim`; tells whether it is theirs."""
+    now = utc_now()
+    with write_transaction():
+        changed = (
+            AgentVersion.update(
+                status=VersionStatus.BUILDING,
+                claim=claim,
+                attempts=AgentVersion.attempts + 1,
+                updated_at=now,
+            )
+            .where(AgentVersion.id == version_id, AgentVersion.status == VersionStatus.QUEUED)
+            .execute()
+        )
+    return bool(changed == 1)
+
+
+def finish_build(
+    version: AgentVersion,
+    claim: str,
+    status: VersionStatus,
+    build_log: str,
+    manifest: Manifest | None,
+) -> bool:
+    """building -> ready or failed, if the claim still holds, with the agent in one transaction."""
+    now = utc_now()
+    with write_transaction():
+        changed = (
+            AgentVersion.update(
+                status=status,
+                build_log=build_log,
+                entrypoint=manifest.entrypoint if manifest else None,
+                config=manifest.text if manifest else None,
+                claim=None,
+                updated_at=now,
+            )
+            .where(
+                AgentVersion.id == version.id,
+                AgentVersion.claim == claim,
+                AgentVersion.status == VersionStatus.BUILDING,
+            )
+            .execute()
+        )
+        if changed:
+            refresh_agent(version.agent_id)
+    return bool(changed == 1)
+
+
+def refresh_agent(agent_id: int) -> None:
+    """Make an agent's status and current version follow from its versions; in a transaction."""
+    agent = Agent.get_or_none(Agent.id == agent_id)
+    if agent is None:
+        return
+    current = (
+        AgentVersion.select(fn.MAX(AgentVersion.id))
+        .where(AgentVersion.agent == agent_id, AgentVersion.status == VersionStatus.READY)
+        .scalar()
+    )
+    status = AgentStatus(agent.status)
+    if status is not AgentStatus.ARCHIVED:
+        status = derive_status(agent_id)
+    if (status, current) != (agent.status, agent.current_version_id):
+        Agent.update(status=status, current_version_id=current, updated_at=utc_now()).where(
+            Agent.id == agent_id
+        ).execute()

@@ -1,0 +1,271 @@
+"""Executions: one recorded call of an agent's current version.
+
+pending -> running -> completed | failed | cancelled. Each arrow is one guarded UPDATE; a row that
+is final never changes again. An execution runs at most once.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from anymind_lite.archive import ArchiveLimits
+from anymind_lite.clock import utc_now
+from anymind_lite.database import write_transaction
+from anymind_lite.errors import BuildError, InvalidInput, NotFound, Overloaded
+from anymind_lite.models import (
+    UNFINISHED,
+    AgentStatus,
+    AgentVersion,
+    Execution,
+    ExecutionStatus,
+    User,
+)
+from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
+from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.protocol import Job, Mode
+from anymind_lite.services.agents import get_agent
+from anymind_lite.services.code import ensure_code
+from anymind_lite.services.pages import Page
+from anymind_lite.services.slots import Reservation, SlotPool
+from anymind_lite.storage import ArtifactStore
+
+logger = logging.getLogger(__name__)
+
+_DATABASE_MAX_ID = 2**63 - 1
+
+
+class Executor:
+    """Runs versions in the sandbox, a bounded number at once, and can stop each."""
+
+    def __init__(
+        self,
+        *,
+        slots: SlotPool,
+        sandbox: Supervisor,
+        store: ArtifactStore,
+        limits: Limits,
+        archive_limits: ArchiveLimits,
+    ) -> None:
+        self.slots = slots
+        self._sandbox = sandbox
+        self._store = store
+        self._limits = limits
+        self._archive_limits = archive_limits
+        self._waiting: dict[int, Reservation] = {}
+        self._lock = threading.Lock()
+
+    def run(self, execution_id: int, version: AgentVersion, payload: bytes) -> Outcome:
+        """Run the version's entrypoint on a payload of JSON text. Raises BuildError."""
+        folder = ensure_code(version, store=self._store, limits=self._archive_limits)
+        job = Job(Mode.EXECUTE, self._limits, str(folder), version.entrypoint)
+        return self._sandbox.run(job, payload, key=_job_key(execution_id))
+
+    @contextmanager
+    def waiting(self, execution_id: int, reservation: Reservation) -> Iterator[None]:
+        """Let `stop` reach an execution that waits for its slot."""
+        with self._lock:
+            self._waiting[execution_id] = reservation
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._waiting[execution_id]
+
+    def stop(self, execution_id: int) -> None:
+        """End an execution wherever it is: waiting for a slot or running."""
+        with self._lock:
+            reservation = self._waiting.get(execution_id)
+        if reservation is not None:
+            reservation.abandon()
+        self._sandbox.cancel(_job_key(execution_id))
+
+
+def _job_key(execution_id: int) -> str:
+    return f"execution-{execution_id}"
+
+
+def execute_agent(
+    user: User, agent_id: int, payload: dict[str, Any], *, executor: Executor
+) -> Execution:
+    """Run the agent's current version on a payload and return the finished row.
+
+    Raises NotFound, InvalidInput (no ready version, archived), Overloaded. What goes wrong inside
+    the agent is a row with status failed, not an error.
+    """
+    version = _runnable_version(user, agent_id)
+    payload_text = json.dumps(payload, ensure_ascii=False)
+    with executor.slots.reserve() as reservation:
+        execution = _insert_execution(user, version, payload_text, reservation.has_slot)
+        if not reservation.has_slot and not _wait_for_slot(execution, reservation, executor):
+            return get_execution(user, execution.id)
+        outcome = _run(execution, version, payload_text, executor)
+    finish_execution(execution.id, outcome)
+    return get_execution(user, execution.id)
+
+
+def _runnable_version(user: User, agent_id: int) -> AgentVersion:
+    agent = get_agent(user, agent_id)
+    if agent.status == AgentStatus.ARCHIVED:
+        raise InvalidInput("Agent is archived")
+    version: AgentVersion | None = None
+    if agent.current_version_id is not None:
+        version = AgentVersion.get_or_none(AgentVersion.id == agent.current_version_id)
+    if version is None:
+        raise InvalidInput("Agent has no ready version; upload an artifact and wait for its build")
+    return version
+
+
+def _insert_execution(
+    user: User, version: AgentVersion, payload_text: str, has_slot: bool
+) -> Execution:
+    now = utc_now()
+    status = ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING
+    with write_transaction():
+        if not AgentVersion.select().where(AgentVersion.id == version.id).exists():
+            raise NotFound("Agent not found")  # deleted since it was looked up
+        execution: Execution = Execution.create(
+            agent=version.agent_id,
+            agent_version=version.id,
+            user=user.id,
+            status=status,
+            input_data=payload_text,
+            created_at=now,
+            started_at=now if has_slot else None,
+            updated_at=now,
+        )
+    return execution
+
+
+def _wait_for_slot(execution: Execution, reservation: Reservation, executor: Executor) -> bool:
+    """Wait in line; tells whether the execution may run now."""
+    try:
+        with executor.waiting(execution.id, reservation):
+            has_slot = reservation.wait()
+    except Overloaded as exc:
+        _close_execution(execution.id, ExecutionStatus.FAILED, str(exc))
+        raise
+    if not has_slot:
+        # Cancelled, which has closed the row already, or the server is going down.
+        _close_execution(execution.id, ExecutionStatus.FAILED, "The server is shutting down.")
+        return False
+    return mark_running(execution.id)
+
+
+def _run(
+    execution: Execution, version: AgentVersion, payload_text: str, executor: Executor
+) -> Outcome:
+    try:
+        return executor.run(execution.id, version, payload_text.encode())
+    except BuildError as exc:
+        return Outcome(StopReason.SANDBOX_FAILURE, str(exc), "", 0)
+    except BaseException:
+        _close_execution(execution.id, ExecutionStatus.FAILED, "The server failed to run it.")
+        raise
+
+
+def mark_running(execution_id: int) -> bool:
+    """pending -> running; tells whether it did, for it may have been cancelled."""
+    now = utc_now()
+    with write_transaction():
+        changed = (
+            Execution.update(status=ExecutionStatus.RUNNING, started_at=now, updated_at=now)
+            .where(Execution.id == execution_id, Execution.status == ExecutionStatus.PENDING)
+            .execute()
+        )
+    return bool(changed == 1)
+
+
+def finish_execution(execution_id: int, outcome: Outcome) -> bool:
+    """running -> completed, failed or cancelled; False when it was finished otherwise before."""
+    now = utc_now()
+    result = outcome.details.get("result")
+    with write_transaction():
+        changed = (
+            Execution.update(
+                status=_final_status(outcome.reason),
+                output_data=None if result is None else json.dumps(result, ensure_ascii=False),
+                error_message=outcome.message or None,
+                logs=outcome.logs or None,
+                finished_at=now,
+                updated_at=now,
+            )
+            .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
+            .execute()
+        )
+        if not changed and outcome.logs:
+            # A cancelled run keeps what it had printed.
+            Execution.update(logs=outcome.logs).where(
+                Execution.id == execution_id,
+                Execution.status == ExecutionStatus.CANCELLED,
+                Execution.logs.is_null(),
+            ).execute()
+    return bool(changed == 1)
+
+
+def _final_status(reason: StopReason) -> ExecutionStatus:
+    if reason is StopReason.RETURNED:
+        return ExecutionStatus.COMPLETED
+    if reason is StopReason.CANCELLED:
+        return ExecutionStatus.CANCELLED
+    return ExecutionStatus.FAILED
+
+
+def _close_execution(execution_id: int, status: ExecutionStatus, message: str) -> bool:
+    """pending or running -> a final status without an outcome; False when it was final."""
+    now = utc_now()
+    with write_transaction():
+        changed = (
+            Execution.update(
+                status=status, error_message=message, finished_at=now, updated_at=now
+            )
+            .where(Execution.id == execution_id, Execution.status.in_(UNFINISHED))
+            .execute()
+        )
+    return bool(changed == 1)
+
+
+def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Execution:
+    """Cancel a pending or running execution and kill its processes; a finished one is unchanged.
+
+    The row is decided first: whatever the agent still reports loses against it.
+    """
+    get_execution(user, execution_id)
+    _close_execution(execution_id, ExecutionStatus.CANCELLED, "The execution was cancelled.")
+    executor.stop(execution_id)
+    return get_execution(user, execution_id)
+
+
+def cancel_agent_executions(agent_id: int, *, executor: Executor) -> None:
+    """Cancel whatever runs or waits of an agent that is being deleted."""
+    query = Execution.select(Execution.id).where(
+        Execution.agent == agent_id, Execution.status.in_(UNFINISHED)
+    )
+    for execution in list(query):
+        _close_execution(execution.id, ExecutionStatus.CANCELLED, "The agent was deleted.")
+        executor.stop(execution.id)
+
+
+def list_executions(
+    user: User, page: Page, *, agent_version_id: int | None = None
+) -> list[Execution]:
+    """Return the user's executions, newest first, of one version or of all."""
+    query = Execution.select().where(Execution.user == user.id)
+    if agent_version_id is not None:
+        if agent_version_id > _DATABASE_MAX_ID:
+            return []
+        query = query.where(Execution.agent_version == agent_version_id)
+    return list(query.order_by(Execution.id.desc()).offset(page.skip).limit(page.limit))
+
+
+def get_execution(user: User, execution_id: int) -> Execution:
+    """Return the user's execution. Raises NotFound."""
+    execution: Execution | None = Execution.get_or_none(
+        Execution.id == execution_id, Execution.user == user.id
+    )
+    if execution is None:
+        raise NotFound("Execution not found")
+    return execution

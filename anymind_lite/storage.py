@@ -1,0 +1,143 @@
+"""The artifact store: the only code that knows the paths of uploads and of unpacked code.
+
+Artifacts are written once and never changed: temporary name, fsync, rename, fsync of the folder.
+Leaving out either fsync loses acknowledged files in a power cut (fsync(2), rename(2)). Unpacked
+code is a cache of them and may vanish at any time while the server is down.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anymind_lite.archive import is_tar_gz
+from anymind_lite.errors import BuildError, InvalidInput, TooLarge
+from anymind_lite.files import fsync_dir, make_dir_durable, remove_tree
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SavedArtifact:
+    """A file in the store: `path` is relative to it and names it for ever."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class ArtifactStore:
+    """Keeps artifacts under `root` and unpacked code under `code_root`."""
+
+    def __init__(self, root: Path, code_root: Path, *, max_upload_bytes: int) -> None:
+        self._root = root
+        self._incoming = root / ".incoming"
+        self._code_root = code_root
+        self._max_upload_bytes = max_upload_bytes
+
+    def start(self) -> None:
+        """Make the folders; drop unfinished uploads and all unpacked code.
+
+        After a power cut an unpacked file may be empty though its name is there: nothing that a
+        dead server unpacked is trusted.
+        """
+        remove_tree(self._incoming)
+        remove_tree(self._code_root)
+        make_dir_durable(self._incoming)
+        make_dir_durable(self._code_root)
+
+    def save_artifact(self, agent_id: int, chunks: Iterable[bytes]) -> SavedArtifact:
+        """Write an upload durably and return where it stands.
+
+        Raises TooLarge over the upload limit and InvalidInput for what is no gzipped tar; nothing
+        stays in either case. OSError (a full disk) passes.
+        """
+        token = secrets.token_hex(6)
+        temporary = self._incoming / token
+        try:
+            sha256, size = self._write(temporary, chunks)
+            if not is_tar_gz(temporary):
+                raise InvalidInput("File must be a .tar.gz archive")
+            path = f"agents/{agent_id}/artifacts/agent_{agent_id}_{token}.tar.gz"
+            target = self._root / path
+            make_dir_durable(target.parent)
+            temporary.rename(target)
+            fsync_dir(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return SavedArtifact(path, sha256, size)
+
+    def _write(self, path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
+        digest, size = hashlib.sha256(), 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+            for chunk in chunks:
+                size += len(chunk)
+                if size > self._max_upload_bytes:
+                    raise TooLarge(f"File exceeds the limit of {self._max_upload_bytes:,} bytes")
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        return digest.hexdigest(), size
+
+    def artifact_path(self, path: str) -> Path:
+        """Return where an artifact stands; `path` comes from a row, never from a client."""
+        return self._root / path
+
+    def discard_artifact(self, path: str) -> None:
+        """Delete an artifact that no row names."""
+        self.artifact_path(path).unlink(missing_ok=True)
+
+    def verify_artifact(self, path: str, sha256: str) -> None:
+        """Raise BuildError when the file is missing or not what was uploaded."""
+        digest = hashlib.sha256()
+        try:
+            with self.artifact_path(path).open("rb") as file:
+                while chunk := file.read(_READ_BYTES):
+                    digest.update(chunk)
+        except FileNotFoundError as exc:
+            raise BuildError("The artifact is missing on the server; upload it again.") from exc
+        if digest.hexdigest() != sha256:
+            raise BuildError("The artifact is damaged on the server; upload it again.")
+
+    def code_dir(self, agent_id: int, version_id: int) -> Path:
+        """Return where a version's code is, or will be, unpacked."""
+        return self._code_root / str(agent_id) / str(version_id)
+
+    def install_code(self, agent_id: int, version_id: int, unpack: Callable[[Path], str]) -> Path:
+        """Put a version's code in place as a whole and return its folder; the first one wins.
+
+        `unpack` fills the fresh folder that it is given and returns which folder in it, "" for
+        itself, is the agent's root.
+        """
+        target = self.code_dir(agent_id, version_id)
+        fresh = self._code_root / f".new-{secrets.token_hex(6)}"
+        fresh.mkdir(mode=0o700)
+        try:
+            root = fresh / unpack(fresh)
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                root.rename(target)
+            except OSError:
+                if not target.is_dir():  # another thread unpacked the same version just now
+                    raise
+        finally:
+            remove_tree(fresh)
+        return target
+
+    def remove_code(self, agent_id: int, version_id: int) -> None:
+        """Forget the unpacked code of a version."""
+        remove_tree(self.code_dir(agent_id, version_id))
+
+    def remove_agent(self, agent_id: int) -> None:
+        """Delete every artifact and all unpacked code of an agent that is gone."""
+        remove_tree(self._root / "agents" / str(agent_id))
+        remove_tree(self._code_root / str(agent_id))
+
+    def free_bytes(self) -> int:
+        """Return the room left on the store's disk."""
+        return shutil.disk_usage(self._root).free
