@@ -1,6 +1,6 @@
 """Reading what a request says: JSON bodies strictly, query strings, and one sentence when wrong."""
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from flask import Request
 from marshmallow import EXCLUDE, Schema, ValidationError
@@ -31,7 +31,7 @@ class StrictParser(FlaskParser):
         self, error: ValidationError, req: Request, schema: Schema, **_: object
     ) -> NoReturn:
         """Turn what a schema found into one sentence that names the fields."""
-        raise InvalidInput(_sentence(error.normalized_messages()))
+        raise InvalidInput(_sentence(cast(dict[str, Any], error.messages)))
 
 
 def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:

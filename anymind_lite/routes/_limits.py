@@ -2,6 +2,7 @@
 
 import time
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from flask_limiter import Limiter, RequestLimit
@@ -14,14 +15,13 @@ def limit_sign_in(app: Flask, *, login: str | None, register: str | None) -> Non
 
     The view runs only when the limit is not reached: an attacker past it costs no bcrypt.
     """
-    limits = (("auth.login", login, _is_failed_login), ("auth.register", register, None))
-    if not any(limit for _, limit, _ in limits):
-        return
     limiter = Limiter(client_network, app=app, storage_uri="memory://", on_breach=_refuse)
-    for endpoint, limit, counts in limits:
-        if limit is not None:
-            limited = limiter.limit(limit, deduct_when=counts)
-            app.view_functions[endpoint] = limited(app.view_functions[endpoint])
+    views: dict[str, Any] = app.view_functions
+    if login is not None:
+        limited = limiter.limit(login, deduct_when=_is_failed_login)
+        views["auth.login"] = limited(views["auth.login"])
+    if register is not None:
+        views["auth.register"] = limiter.limit(register)(views["auth.register"])
 
 
 def client_network() -> str:

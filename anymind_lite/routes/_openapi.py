@@ -40,8 +40,7 @@ _ERRORS: dict[int, tuple[str, str, str]] = {
     500: ("INTERNAL_SERVER_ERROR", "The server is at fault", "Internal server error"),
     503: (
         "SERVICE_UNAVAILABLE",
-        "Every execution slot and waiting place is taken, or the server is stopping; "
-        "`Retry-After` says for how many seconds",
+        "No execution slot or waiting place is free; `Retry-After` says for how many seconds",
         "Every execution slot is taken",
     ),
     507: ("INSUFFICIENT_STORAGE", "The server's disk is full", "The server's disk is full"),
@@ -107,7 +106,6 @@ def make_api(app: Flask, *, title: str, version: str) -> DocumentedApi:
     app.config.update(API_TITLE=title, API_VERSION=version, OPENAPI_VERSION=OPENAPI_VERSION)
     api = DocumentedApi(app)
     api.register_converter(IdConverter, id_parameter_schema)
-    api.spec.components.schema("Error", schema=ErrorSchema)
     return api
 
 
@@ -132,9 +130,7 @@ def _operations(item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((method, value) for method, value in item.items() if method != "parameters")
 
 
-def _implied_errors(
-    item: dict[str, Any], method: str, operation: dict[str, Any]
-) -> Iterator[int]:
+def _implied_errors(item: dict[str, Any], method: str, operation: dict[str, Any]) -> Iterator[int]:
     if operation.get("security"):
         yield from (401, 403)
     if item.get("parameters"):

@@ -1,5 +1,6 @@
 """Agents and their versions."""
 
+from functools import partial
 from typing import Any
 
 from anymind_lite.routes._context import authenticated, backend, current_user
@@ -14,7 +15,7 @@ from anymind_lite.routes._schemas import (
     agent_version_json,
     page_of,
 )
-from anymind_lite.services import agents, versions
+from anymind_lite.services import agents, executions, versions
 from anymind_lite.services.agents import AgentChanges
 
 blueprint = ApiBlueprint(
@@ -66,7 +67,7 @@ def delete_agent(agent_id: int) -> Any:
     agents.delete_agent(
         current_user(),
         agent_id,
-        cancel_executions=serving.executor.cancel_agent,
+        cancel_executions=partial(executions.cancel_agent_executions, executor=serving.executor),
         store=serving.store,
     )
     return "", 204

@@ -82,9 +82,7 @@ def upload_artifact(agent_id: int) -> Any:
 def download_artifact(filepath: str) -> Any:
     """Download an artifact."""
     path = versions.get_artifact(current_user(), filepath, store=backend().store)
-    return send_file(
-        path, mimetype="application/gzip", as_attachment=True, download_name=path.name
-    )
+    return send_file(path, mimetype="application/gzip", as_attachment=True, download_name=path.name)
 
 
 def _refuse_oversize(max_bytes: int) -> None:

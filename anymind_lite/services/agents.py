@@ -75,7 +75,7 @@ def update_agent(user: User, agent_id: int, changes: AgentChanges) -> Agent:
         if not values:
             return agent
         if values.get("status") in _UNARCHIVE:
-            values["status"] = status_from_versions(agent_id)
+            values["status"] = derive_status(agent_id)
         values["updated_at"] = utc_now()
         Agent.update(values).where(Agent.id == agent_id, Agent.user == user).execute()
         return get_agent(user, agent_id)
@@ -106,18 +106,11 @@ def delete_agent(
         logger.exception("event=agent_files_left agent_id=%d", agent_id)
 
 
-def derive_status(agent: Agent) -> AgentStatus:
-    """Return the status that an agent should have: archived stays, else its newest version tells.
+def derive_status(agent_id: int) -> AgentStatus:
+    """Return the status that the newest version gives to an agent that is not archived.
 
     Call it in the transaction that writes the answer.
     """
-    if agent.status == AgentStatus.ARCHIVED:
-        return AgentStatus.ARCHIVED
-    return status_from_versions(agent.id)
-
-
-def status_from_versions(agent_id: int) -> AgentStatus:
-    """Return the status that the newest version gives to an agent that is not archived."""
     newest = (
         AgentVersion.select(AgentVersion.status)
         .where(AgentVersion.agent == agent_id)
