@@ -16,7 +16,7 @@ from anymind_lite.clock import utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import BuildError
 from anymind_lite.manifest import MANIFEST_NAME, Manifest, load_manifest
-from anymind_lite.models import Agent, AgentStatus, AgentVersion, VersionStatus
+from anymind_lite.models import Agent, AgentVersion, VersionStatus
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason, one_line
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
@@ -203,9 +203,7 @@ def refresh_agent(agent_id: int) -> None:
         .where(AgentVersion.agent == agent_id, AgentVersion.status == VersionStatus.READY)
         .scalar()
     )
-    status = AgentStatus(agent.status)
-    if status is not AgentStatus.ARCHIVED:
-        status = derive_status(agent_id)
+    status = derive_status(agent)
     if (status, current) != (agent.status, agent.current_version_id):
         Agent.update(status=status, current_version_id=current, updated_at=utc_now()).where(
             Agent.id == agent_id

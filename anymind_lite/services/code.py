@@ -27,4 +27,6 @@ def ensure_code(version: AgentVersion, *, store: ArtifactStore, limits: ArchiveL
 
 def list_files(folder: Path) -> list[str]:
     """Return the names of all files below a folder, POSIX style, sorted."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )

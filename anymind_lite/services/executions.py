@@ -219,9 +219,7 @@ def _close_execution(execution_id: int, status: ExecutionStatus, message: str) -
     now = utc_now()
     with write_transaction():
         changed = (
-            Execution.update(
-                status=status, error_message=message, finished_at=now, updated_at=now
-            )
+            Execution.update(status=status, error_message=message, finished_at=now, updated_at=now)
             .where(Execution.id == execution_id, Execution.status.in_(UNFINISHED))
             .execute()
         )

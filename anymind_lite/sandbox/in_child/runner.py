@@ -4,6 +4,7 @@ Runs in the child, inside all layers. The agent's code shares this address space
 written here can be forged by the agent, and the server takes it as such.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -104,7 +105,7 @@ def _load(job: Job) -> Callable[[Any], Any]:
         raise _Failed(
             ReportKind.IMPORT_FAILED,
             f"the module {module_name} has no function {function_name}",
-            names=[n for n in _public_functions(module)][:20],
+            names=_public_functions(module)[:20],
         )
     if not callable(function):
         raise _Failed(ReportKind.IMPORT_FAILED, f"{job.entrypoint} is not callable")
@@ -128,9 +129,7 @@ def _call(function: Callable[[Any], Any], payload: Any) -> Any:
     return result
 
 
-def _guarded(
-    job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.EXCEPTION
-) -> Any:
+def _guarded(job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.EXCEPTION) -> Any:
     """Run agent code; turn whatever it raises into a report, the traceback into the log."""
     try:
         return action()
@@ -138,9 +137,11 @@ def _guarded(
         raise _Failed(ReportKind.OUT_OF_MEMORY, "the agent ran out of memory") from exc
     except SystemExit as exc:
         raise _Failed(ReportKind.EXITED, "", code=_exit_code(exc)) from exc
-    except BaseException as exc:  # noqa: BLE001 - an edge: this is where agent code ends
+    except BaseException as exc:  # an edge: this is where agent code ends
         where = _print_traceback(exc, job.code_dir)
-        raise _Failed(kind, _one_line(exc), type=type(exc).__name__, **where, **_missing(exc)) from exc
+        raise _Failed(
+            kind, _one_line(exc), type=type(exc).__name__, **where, **_missing(exc)
+        ) from exc
 
 
 def _exit_code(exc: SystemExit) -> int:
@@ -168,7 +169,7 @@ def _print_traceback(exc: BaseException, code_dir: str) -> dict[str, Any]:
     """Print the agent's frames to the log; return the innermost one as file and line."""
     told = traceback.TracebackException.from_exception(exc, compact=True)
     _keep_agent_frames(told, code_dir + os.sep)
-    print("".join(told.format()).rstrip(), file=sys.stderr)
+    sys.stderr.write("".join(told.format()))
     if isinstance(exc, SyntaxError) and exc.filename and exc.lineno:
         return {"file": exc.filename.removeprefix(code_dir + os.sep), "line": exc.lineno}
     if told.stack:
@@ -212,10 +213,9 @@ def _result_json(value: dict[Any, Any], max_bytes: int) -> bytes:
 
 def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        # The agent may have closed or replaced it.
+        with contextlib.suppress(Exception):
             stream.flush()
-        except Exception:  # noqa: BLE001 - the agent may have closed or replaced it
-            pass
 
 
 def _write_frame(body: bytes) -> None:

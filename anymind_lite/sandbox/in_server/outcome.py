@@ -173,7 +173,11 @@ def _judge_by_report(report: dict[str, Any], limits: Limits) -> _Verdict:
             return StopReason.OUTPUT_TOO_LARGE, _too_large(report, limits), report
         case ReportKind.OUT_OF_MEMORY:
             limit = limits.data_bytes // (1024 * 1024)
-            return StopReason.OUT_OF_MEMORY, f"The agent needed more than {limit} MiB of memory.", {}
+            return (
+                StopReason.OUT_OF_MEMORY,
+                f"The agent needed more than {limit} MiB of memory.",
+                {},
+            )
         case ReportKind.EXITED:
             code = report.get("code")
             return StopReason.EXITED, _exit_message(code if isinstance(code, int) else 1), {}

@@ -1,0 +1,185 @@
+"""The composition root: makes every part of the server, wires them, starts and stops them."""
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from anymind_lite.archive import ArchiveLimits
+from anymind_lite.config import Settings
+from anymind_lite.credentials import PasswordHasher, load_secret_key
+from anymind_lite.database import open_database
+from anymind_lite.errors import StartupError
+from anymind_lite.files import make_dir_durable
+from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.sandbox.policy import MEGABYTE, Limits
+from anymind_lite.services.api_keys import KeyUsage
+from anymind_lite.services.builds import Builder
+from anymind_lite.services.executions import Executor
+from anymind_lite.services.recovery import hint_queued, recover_at_start, requeue_orphans
+from anymind_lite.services.slots import SlotPool
+from anymind_lite.storage import ArtifactStore
+from anymind_lite.tasks import BuildQueue
+
+logger = logging.getLogger(__name__)
+
+_REPAIR_SECONDS = 5.0
+_KEY_USAGE_SECONDS = 60.0
+
+
+class Backend:
+    """A whole server but for HTTP. `start()` does everything, `stop()` undoes it.
+
+    One backend per process at a time: the models are bound to its database.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.passwords = PasswordHasher(settings.password_hash_rounds)
+        self.key_usage = KeyUsage()
+        self.secret_key = ""
+        archive_limits = ArchiveLimits(
+            max_bytes=settings.unpacked_max_bytes, max_files=settings.unpacked_max_files
+        )
+        self.store = ArtifactStore(
+            settings.storage_path, settings.code_path, max_upload_bytes=settings.upload_max_bytes
+        )
+        self.sandbox = Supervisor(settings.run_path / "scratch")
+        self.executor = Executor(
+            slots=SlotPool(
+                settings.worker_concurrency,
+                settings.execution_queue_size,
+                settings.execution_queue_timeout_seconds,
+            ),
+            sandbox=self.sandbox,
+            store=self.store,
+            limits=_limits(settings, settings.execution_timeout_seconds),
+            archive_limits=archive_limits,
+        )
+        self._builder = Builder(
+            store=self.store,
+            sandbox=self.sandbox,
+            limits=_limits(settings, settings.build_timeout_seconds),
+            archive_limits=archive_limits,
+        )
+        self.build_queue = BuildQueue(
+            settings.queue_path,
+            workers=settings.build_workers,
+            build=self._builder.build_version,
+        )
+        self._resources = ExitStack()
+
+    def start(self) -> None:
+        """Take the data folder, repair what the last server left, start every part.
+
+        Raises StartupError, leaving nothing running.
+        """
+        try:
+            self._start()
+        except OSError as exc:
+            self._resources.close()
+            raise StartupError(f"Cannot use the data folder: {exc}") from exc
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def _start(self) -> None:
+        settings, undo = self.settings, self._resources.callback
+        make_dir_durable(settings.data_dir)
+        settings.data_dir.chmod(0o700)
+        settings.run_path.mkdir(mode=0o700, exist_ok=True)
+        self._resources.enter_context(InstanceLock(settings.run_path / "server.lock"))
+        self.secret_key = load_secret_key(settings.secret_key_path, settings.secret_key)
+        make_dir_durable(settings.database_path.parent)
+        # The zygote first: it is forked from a process that has no other thread yet.
+        self.sandbox.start()
+        undo(self.sandbox.stop)
+        database = open_database(settings.database_path)
+        undo(database.close_all)
+        recover_at_start()
+        self.store.start()
+        self.build_queue.start()
+        undo(self.build_queue.stop)
+        hint_queued(self.build_queue)
+        undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
+        undo(self.key_usage.flush)
+        undo(_every(_KEY_USAGE_SECONDS, self.key_usage.flush, name="key-usage"))
+        logger.info("event=started data_dir=%s", settings.data_dir)
+
+    def _repair(self) -> None:
+        requeue_orphans(self._builder.claims)
+        hint_queued(self.build_queue)
+
+    def drain(self, timeout_seconds: float) -> bool:
+        """Take no more executions and wait for those that run; tells whether all ended."""
+        self.executor.slots.close()
+        return self.executor.slots.wait_until_idle(timeout_seconds)
+
+    def stop(self) -> None:
+        """Stop every part, in the reverse order; running jobs are killed."""
+        self.executor.slots.close()
+        self._resources.close()
+        logger.info("event=stopped")
+
+
+class InstanceLock:
+    """Keeps a second server off the data folder (flock(2)); the kernel drops it at any death."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> "InstanceLock":
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            holder = os.read(self._fd, 100).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise StartupError(
+                f"Another server (pid {holder}) uses the data folder {self._path.parent.parent}. "
+                "Stop it, or choose another folder with --data."
+            ) from exc
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _limits(settings: Settings, wall_seconds: float) -> Limits:
+    return Limits(
+        wall_seconds=wall_seconds,
+        cpu_seconds=int(wall_seconds) + 1,
+        address_space_bytes=settings.execution_address_space_mb * MEGABYTE,
+        data_bytes=settings.execution_memory_mb * MEGABYTE,
+        file_bytes=settings.execution_file_mb * MEGABYTE,
+        open_files=settings.execution_open_files,
+        log_kept_bytes=settings.execution_log_kb * 1024,
+        log_written_bytes=settings.execution_log_written_mb * MEGABYTE,
+        report_bytes=settings.result_max_bytes,
+    )
+
+
+def _every(seconds: float, action: Callable[[], None], *, name: str) -> Callable[[], None]:
+    """Call `action` every so many seconds on a thread; return what ends and joins it."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(seconds):
+            try:
+                action()
+            except Exception:
+                logger.exception("event=background_failed name=%s", name)
+
+    thread = threading.Thread(target=loop, name=name)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join()
+
+    return end

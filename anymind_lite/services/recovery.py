@@ -1,0 +1,95 @@
+"""Recovery: what a dead server left half-done is made whole, at start and every few seconds after.
+
+No clock decides what is alive. At start nothing is: whatever was running belonged to the server
+that is gone. Later, a build is alive when this process holds its claim.
+"""
+
+import logging
+from collections.abc import Collection
+
+from anymind_lite.clock import utc_now
+from anymind_lite.database import write_transaction
+from anymind_lite.models import (
+    UNFINISHED,
+    Agent,
+    AgentStatus,
+    AgentVersion,
+    Execution,
+    ExecutionStatus,
+    VersionStatus,
+)
+from anymind_lite.services.builds import MAX_ATTEMPTS, refresh_agent
+from anymind_lite.tasks import BuildQueue
+
+logger = logging.getLogger(__name__)
+
+_INTERRUPTED = "Interrupted by a server restart."
+_POISON = f"Build failed: it was interrupted {MAX_ATTEMPTS} times by the end of the server."
+
+
+def recover_at_start() -> None:
+    """Finish what the last server left running; call it before anything else runs."""
+    now = utc_now()
+    with write_transaction():
+        interrupted = (
+            Execution.update(
+                status=ExecutionStatus.FAILED,
+                error_message=_INTERRUPTED,
+                finished_at=now,
+                updated_at=now,
+            )
+            .where(Execution.status.in_(UNFINISHED))
+            .execute()
+        )
+    requeued = requeue_orphans(claims=())
+    with write_transaction():
+        for agent in list(Agent.select().where(Agent.status == AgentStatus.BUILDING)):
+            refresh_agent(agent.id)
+    if interrupted or requeued:
+        logger.warning("event=recovered executions=%d builds=%d", interrupted, requeued)
+
+
+def requeue_orphans(claims: Collection[str]) -> int:
+    """building -> queued for every build that nobody holds; failed after too many attempts."""
+    orphans = (
+        AgentVersion.select()
+        .where(AgentVersion.status == VersionStatus.BUILDING)
+        .where(AgentVersion.claim.not_in(list(claims)))
+    )
+    return sum(_requeue(version) for version in list(orphans))
+
+
+def _requeue(version: AgentVersion) -> bool:
+    is_poison = version.attempts >= MAX_ATTEMPTS
+    with write_transaction():
+        changed = (
+            AgentVersion.update(
+                status=VersionStatus.FAILED if is_poison else VersionStatus.QUEUED,
+                build_log=_POISON if is_poison else None,
+                claim=None,
+                updated_at=utc_now(),
+            )
+            .where(
+                AgentVersion.id == version.id,
+                AgentVersion.status == VersionStatus.BUILDING,
+                AgentVersion.claim == version.claim,
+            )
+            .execute()
+        )
+        if changed:
+            refresh_agent(version.agent_id)
+    return bool(changed)
+
+
+def hint_queued(build_queue: BuildQueue, *, most: int = 1000) -> None:
+    """Enqueue the oldest waiting versions again if the queue knows of none: hints may be lost."""
+    if not build_queue.is_empty():
+        return
+    waiting = (
+        AgentVersion.select(AgentVersion.id)
+        .where(AgentVersion.status == VersionStatus.QUEUED)
+        .order_by(AgentVersion.id)
+        .limit(most)
+    )
+    for version in list(waiting):
+        build_queue.enqueue(version.id)

@@ -1,0 +1,1 @@
+"""An invoice calculator: `request` reads the payload, `rates` the VAT table, `totals` adds up."""
