@@ -47,3 +47,10 @@ class BuildError(AnymindError):
 
 class StartupError(AnymindError):
     """The server cannot start; the text names the cause and the fix."""
+
+
+def quoted(text: str, max_chars: int = 80) -> str:
+    """Return a stranger's text in quotes, fit for an error message: cut, on one line, printable."""
+    cut = text if len(text) <= max_chars else text[: max_chars - 3] + "..."
+    printable = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return '"' + "".join(printable) + '"'

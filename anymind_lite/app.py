@@ -1,0 +1,132 @@
+"""The Flask application: routes, errors, CORS, headers and the request log, around a backend."""
+
+import logging
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from flask import Flask, Response, g, request
+from flask.json.provider import DefaultJSONProvider
+from flask_cors import CORS
+
+from anymind_lite.routes import agents, api_keys, auth, health, logs, runtime, uploads
+from anymind_lite.routes._context import EXTENSION
+from anymind_lite.routes._errors import register_error_handler
+from anymind_lite.routes._limits import limit_sign_in
+from anymind_lite.routes._openapi import build_document, make_api
+from anymind_lite.routes._urls import IdConverter
+from anymind_lite.routes.docs import make_docs_blueprint
+
+if TYPE_CHECKING:
+    from anymind_lite.backend import Backend
+
+logger = logging.getLogger(__name__)
+
+_BLUEPRINTS = (
+    auth.blueprint,
+    api_keys.blueprint,
+    agents.blueprint,
+    uploads.blueprint,
+    runtime.blueprint,
+    logs.blueprint,
+    health.blueprint,
+)
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+_CORS_METHODS = ["GET", "POST", "PATCH", "DELETE"]
+_CORS_REQUEST_HEADERS = ["Authorization", "Content-Type", "X-API-Key", "Prefer", "Idempotency-Key"]
+_CORS_ANSWER_HEADERS = ["Retry-After", "Location"]
+_CORS_MAX_AGE_SECONDS = 600
+
+_MAX_LOGGED_PATH_CHARS = 200
+
+
+def create_app(backend: "Backend") -> Flask:
+    """Return the WSGI application that serves a backend; starts and opens nothing."""
+    # No static folder, no sessions: everything served has a route of its own.
+    app = Flask("anymind_lite", static_folder=None)
+    app.extensions[EXTENSION] = backend
+    settings = backend.settings
+    app.config["MAX_CONTENT_LENGTH"] = max(
+        settings.upload_max_bytes + uploads.ENVELOPE_BYTES, settings.payload_max_bytes
+    )
+    _configure_urls_and_json(app)
+    register_error_handler(app)
+    api = make_api(app, title=settings.app_name, version=settings.app_version)
+    for blueprint in _BLUEPRINTS:
+        api.register_blueprint(blueprint)
+    app.register_blueprint(make_docs_blueprint(lambda: build_document(api)))
+    limit_sign_in(app, login=settings.login_rate_limit, register=settings.register_rate_limit)
+    _allow_origins(app, settings.cors_origins)
+    _set_headers(app)
+    _log_requests(app)
+    return app
+
+
+def _configure_urls_and_json(app: Flask) -> None:
+    app.url_map.converters["id"] = IdConverter
+    # Redirects would answer in HTML: /agents/ is the same as /agents, and // is nothing.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    if isinstance(app.json, DefaultJSONProvider):
+        app.json.sort_keys = False
+        app.json.compact = True
+
+
+def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
+    """Answer preflights and mark answers for the configured origins; no cookies are involved."""
+    if not origins:
+        return
+    allows_all = "*" in origins
+    CORS(
+        app,
+        # flask-cors takes text with a bracket, so every IPv6 origin, for a pattern of its own.
+        origins="*" if allows_all else [_exactly(origin) for origin in origins],
+        send_wildcard=allows_all,
+        methods=_CORS_METHODS,
+        allow_headers=_CORS_REQUEST_HEADERS,
+        expose_headers=_CORS_ANSWER_HEADERS,
+        max_age=_CORS_MAX_AGE_SECONDS,
+        # Otherwise a request without an origin is answered with the whole list.
+        always_send=False,
+    )
+
+
+def _exactly(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text) + r"\Z", re.IGNORECASE)
+
+
+def _set_headers(app: Flask) -> None:
+    @app.after_request
+    def set_headers(response: Response) -> Response:
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def _log_requests(app: Flask) -> None:
+    @app.before_request
+    def start_clock() -> None:
+        g.started = time.monotonic()
+
+    @app.after_request
+    def log_request(response: Response) -> Response:
+        user = g.get("user")
+        logger.info(
+            "method=%s path=%s status=%d duration_ms=%.1f user_id=%s",
+            request.method,
+            # Quoted: a path may hold decoded line ends.
+            quote(request.path[:_MAX_LOGGED_PATH_CHARS], safe="/"),
+            response.status_code,
+            (time.monotonic() - g.started) * 1000,
+            "-" if user is None else user.id,
+        )
+        return response

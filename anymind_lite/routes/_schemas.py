@@ -1,0 +1,487 @@
+"""The shapes of requests and answers: what is checked, what is documented, rows as JSON.
+
+Answers are written by the `<model>_json` functions; their schemas only document them, and a test
+holds that the two agree.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, fields
+
+from anymind_lite.clock import iso_format
+from anymind_lite.models import (
+    Agent,
+    AgentStatus,
+    AgentVersion,
+    ApiKey,
+    Execution,
+    ExecutionStatus,
+    User,
+    VersionStatus,
+)
+from anymind_lite.services.accounts import (
+    MAX_FULL_NAME_CHARS,
+    MAX_USERNAME_CHARS,
+    MIN_PASSWORD_CHARS,
+)
+from anymind_lite.services.agents import MAX_DESCRIPTION_CHARS
+from anymind_lite.services.logs import LogEntry
+from anymind_lite.services.names import MAX_NAME_CHARS
+from anymind_lite.services.pages import MAX_LIMIT, Page
+
+MAX_ID = 2**63 - 1  # SQLite's integers
+_INSTANT = "2026-01-31T09:30:00.250Z"
+_COMMON_MESSAGES = {"required": "is required", "null": "must not be null"}
+
+
+# Fields that are read: their messages follow the field's name in a sentence -----------------------
+
+
+class Text(fields.String):
+    """A string, of any length: the services know how long it may be."""
+
+    default_error_messages = {  # noqa: RUF012 (marshmallow declares it so)
+        **_COMMON_MESSAGES,
+        "invalid": "must be a string",
+        "invalid_utf8": "must be UTF-8 text",
+    }
+
+
+class JsonObject(fields.Dict):
+    """A JSON object of any content."""
+
+    default_error_messages = {  # noqa: RUF012
+        **_COMMON_MESSAGES,
+        "invalid": "must be a JSON object",
+    }
+
+
+class WholeNumber(fields.Integer):
+    """A whole number in a query string, in plain digits, between two bounds.
+
+    `int()` would also take "1_000", " 1" and the digits of other scripts.
+    """
+
+    default_error_messages = {  # noqa: RUF012
+        "range": "must be a whole number from {least} to {most}"
+    }
+
+    def __init__(self, *, least: int, most: int, description: str, **kwargs: Any) -> None:
+        metadata = {"description": description, "minimum": least, "maximum": most}
+        super().__init__(metadata=metadata, **kwargs)
+        self._least = least
+        self._most = most
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,19}", value) or not self._least <= int(value) <= self._most:
+            raise self.make_error("range", least=self._least, most=self._most)
+        return int(value)
+
+
+# Fields that are shown ----------------------------------------------------------------------------
+
+
+def _text(description: str, example: str | None, **kwargs: Any) -> fields.String:
+    return fields.String(
+        required=True, metadata={"description": description, "example": example}, **kwargs
+    )
+
+
+def _number(description: str, example: int | None = 1, **kwargs: Any) -> fields.Integer:
+    return fields.Integer(
+        required=True, metadata={"description": description, "example": example}, **kwargs
+    )
+
+
+def _instant(description: str, **kwargs: Any) -> fields.DateTime:
+    metadata = {"description": f"{description} (UTC)", "example": _INSTANT}
+    return fields.DateTime(required=True, metadata=metadata, **kwargs)
+
+
+def _one_of(description: str, words: type[Any], example: str) -> fields.String:
+    metadata = {
+        "description": description,
+        "enum": [word.value for word in words],
+        "example": example,
+    }
+    return fields.String(required=True, metadata=metadata)
+
+
+# Queries ------------------------------------------------------------------------------------------
+
+
+class PageQuery(Schema):
+    """The window of a list."""
+
+    skip = WholeNumber(
+        least=0, most=MAX_ID, load_default=0, description="Number of records to skip"
+    )
+    limit = WholeNumber(
+        least=1, most=MAX_LIMIT, load_default=100, description="Most records to return"
+    )
+
+
+class ExecutionsQuery(PageQuery):
+    """The window of a list of executions, and of which version."""
+
+    agent_version_id = WholeNumber(
+        least=0, most=MAX_ID, load_default=None, description="Only executions of this version"
+    )
+
+
+def page_of(query: Mapping[str, Any]) -> Page:
+    """Return the window that a query asks for."""
+    return Page(skip=query["skip"], limit=query["limit"])
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+class ErrorSchema(Schema):
+    """Every error of every address."""
+
+    detail = _text("One sentence for a person", "Agent not found")
+
+
+# Accounts -----------------------------------------------------------------------------------------
+
+
+class RegisterRequest(Schema):
+    """A new account."""
+
+    email = Text(
+        required=True, metadata={"format": "email", "maxLength": 254, "example": "user@example.com"}
+    )
+    username = Text(
+        required=True,
+        metadata={
+            "description": "Without spaces; upper and lower case are the same name",
+            "minLength": 1,
+            "maxLength": MAX_USERNAME_CHARS,
+            "example": "username",
+        },
+    )
+    password = Text(
+        required=True,
+        metadata={
+            "description": "At most 72 bytes in UTF-8",
+            "format": "password",
+            "minLength": MIN_PASSWORD_CHARS,
+            "maxLength": 72,
+            "example": "correct horse battery",
+        },
+    )
+    full_name = Text(
+        load_default=None,
+        allow_none=True,
+        metadata={"maxLength": MAX_FULL_NAME_CHARS, "example": "Full Name"},
+    )
+
+
+class LoginRequest(Schema):
+    """Name and password."""
+
+    username = Text(required=True, metadata={"example": "username"})
+    password = Text(
+        required=True, metadata={"format": "password", "example": "correct horse battery"}
+    )
+
+
+class TokenSchema(Schema):
+    """An access token, to be sent as `Authorization: Bearer <access_token>`."""
+
+    access_token = _text("The token, a JWT", "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2ln")
+    token_type = _text("Always `bearer`", "bearer")
+
+
+class UserSchema(Schema):
+    """A person who can sign in."""
+
+    id = _number("Id of the user")
+    email = _text("E-mail address", "user@example.com")
+    username = _text("Name to log in with", "username")
+    full_name = _text("Full name", "Full Name", allow_none=True)
+    is_active = fields.Boolean(
+        required=True, metadata={"description": "Whether the user may sign in", "example": True}
+    )
+
+
+def token_json(access_token: str) -> dict[str, Any]:
+    """Return the answer to a log-in."""
+    return {"access_token": access_token, "token_type": "bearer"}
+
+
+def user_json(row: User) -> dict[str, Any]:
+    """Return a user as the API shows it."""
+    return {
+        "id": row.id,
+        "email": row.email,
+        "username": row.username,
+        "full_name": row.full_name,
+        "is_active": row.is_active,
+    }
+
+
+# API keys -----------------------------------------------------------------------------------------
+
+
+class ApiKeyCreateRequest(Schema):
+    """A new API key."""
+
+    name = Text(
+        required=True,
+        metadata={
+            "description": "What the key is for",
+            "minLength": 1,
+            "maxLength": MAX_NAME_CHARS,
+            "example": "My CLI Key",
+        },
+    )
+
+
+class ApiKeyCreatedSchema(Schema):
+    """An API key with the key itself, which is shown this once."""
+
+    id = _number("Id of the key")
+    key = _text("The key; it is not shown again", "anymind_abc123...")
+    key_prefix = _text("Its first 12 characters", "anymind_abc1")
+    name = _text("What the key is for", "My CLI Key")
+    created_at = _instant("When the key was made")
+
+
+class ApiKeySchema(Schema):
+    """An API key as it is listed."""
+
+    id = _number("Id of the key")
+    key_prefix = _text("Its first 12 characters", "anymind_abc1")
+    name = _text("What the key is for", "My CLI Key")
+    is_active = fields.Boolean(
+        required=True, metadata={"description": "False once it is revoked", "example": True}
+    )
+    last_used_at = _instant("When the key was last used", allow_none=True)
+    created_at = _instant("When the key was made")
+
+
+def created_api_key_json(row: ApiKey, key: str) -> dict[str, Any]:
+    """Return a fresh API key with the key itself."""
+    return {
+        "id": row.id,
+        "key": key,
+        "key_prefix": row.key_prefix,
+        "name": row.name,
+        "created_at": iso_format(row.created_at),
+    }
+
+
+def api_key_json(row: ApiKey) -> dict[str, Any]:
+    """Return an API key as the API lists it."""
+    return {
+        "id": row.id,
+        "key_prefix": row.key_prefix,
+        "name": row.name,
+        "is_active": row.is_active,
+        "last_used_at": None if row.last_used_at is None else iso_format(row.last_used_at),
+        "created_at": iso_format(row.created_at),
+    }
+
+
+# Agents and versions ------------------------------------------------------------------------------
+
+
+class AgentCreateRequest(Schema):
+    """A new agent."""
+
+    name = Text(
+        required=True,
+        metadata={"minLength": 1, "maxLength": MAX_NAME_CHARS, "example": "my-agent"},
+    )
+    description = Text(
+        load_default=None,
+        allow_none=True,
+        metadata={"maxLength": MAX_DESCRIPTION_CHARS, "example": "My AI agent"},
+    )
+
+
+class AgentUpdateRequest(Schema):
+    """Changes to an agent; what is left out stays."""
+
+    name = Text(metadata={"minLength": 1, "maxLength": MAX_NAME_CHARS, "example": "updated-name"})
+    description = Text(
+        allow_none=True,
+        metadata={"maxLength": MAX_DESCRIPTION_CHARS, "example": "Updated description"},
+    )
+    status = Text(
+        metadata={
+            "description": "`archived` archives; `draft` or `ready` ends that, and the versions "
+            "decide which it becomes. The server sets every other.",
+            "enum": ["archived", "draft", "ready"],
+            "example": "archived",
+        }
+    )
+
+
+class AgentSchema(Schema):
+    """A named thing that a user owns and versions of which can be executed."""
+
+    id = _number("Id of the agent")
+    name = _text("Name of the agent", "my-agent")
+    description = _text("What it is for", "My AI agent", allow_none=True)
+    user_id = _number("Whose it is")
+    status = _one_of("Follows the newest version, except while archived", AgentStatus, "ready")
+    current_version_id = _number("The version that is executed", 5, allow_none=True)
+    created_at = _instant("When the agent was made")
+    updated_at = _instant("When the agent last changed")
+
+
+class AgentVersionSchema(Schema):
+    """One artifact of an agent, with the state of its build."""
+
+    id = _number("Id of the version")
+    agent_id = _number("Id of its agent")
+    version = _text("Its number within the agent", "v1")
+    status = _one_of("Where its build stands", VersionStatus, "queued")
+    build_log = _text("What the build said", "Build completed successfully", allow_none=True)
+    tarball_path = _text(
+        "Where to download it: below `/api/v1/uploads/`",
+        "agents/1/artifacts/agent_1_artifact.tar.gz",
+        allow_none=True,
+    )
+    entrypoint = _text("What is called, once it is built", "agent.main:handle", allow_none=True)
+    config = _text("Its anymind.yaml, once it is built", "name: my-agent", allow_none=True)
+    created_at = _instant("When the artifact was uploaded")
+    updated_at = _instant("When the version last changed")
+
+
+def agent_json(row: Agent) -> dict[str, Any]:
+    """Return an agent as the API shows it."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "description": row.description,
+        "user_id": row.user_id,
+        "status": row.status,
+        "current_version_id": row.current_version_id,
+        "created_at": iso_format(row.created_at),
+        "updated_at": iso_format(row.updated_at),
+    }
+
+
+def agent_version_json(row: AgentVersion) -> dict[str, Any]:
+    """Return a version as the API shows it."""
+    return {
+        "id": row.id,
+        "agent_id": row.agent_id,
+        "version": f"v{row.number}",
+        "status": row.status,
+        "build_log": row.build_log,
+        "tarball_path": row.tarball_path,
+        "entrypoint": row.entrypoint,
+        "config": row.config,
+        "created_at": iso_format(row.created_at),
+        "updated_at": iso_format(row.updated_at),
+    }
+
+
+# Executions and logs ------------------------------------------------------------------------------
+
+
+class ExecuteRequest(Schema):
+    """A call of an agent."""
+
+    payload = JsonObject(
+        required=True,
+        metadata={
+            "description": "What the agent's function gets",
+            "example": {"input": "Hello, world!"},
+        },
+    )
+
+
+class ExecutionSchema(Schema):
+    """One recorded call of a version."""
+
+    id = _number("Id of the execution")
+    agent_version_id = _number("Which version was called", 5)
+    user_id = _number("Who called it")
+    status = _one_of("Where it stands; the last three are final", ExecutionStatus, "completed")
+    input_data = fields.Dict(
+        required=True,
+        metadata={"description": "The payload", "example": {"input": "Hello, world!"}},
+    )
+    output_data = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "The result, once it is completed",
+            "example": {"result": "Response from agent"},
+        },
+    )
+    error_message = _text("Why it failed, in one line", None, allow_none=True)
+    logs = _text("What the agent printed", "thinking...", allow_none=True)
+    created_at = _instant("When it was asked for")
+    updated_at = _instant("When it last changed")
+
+
+class LogEntrySchema(Schema):
+    """One event of an agent's life."""
+
+    timestamp = _instant("When it happened")
+    level = fields.String(
+        required=True,
+        metadata={"enum": ["INFO", "ERROR", "WARNING", "DEBUG"], "example": "INFO"},
+    )
+    message = _text("What happened", "Execution 1 completed successfully")
+    source = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "`build` or `runtime`", "example": "runtime"},
+    )
+    metadata = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Ids and status",
+            "example": {"execution_id": 1, "status": "completed"},
+        },
+    )
+
+
+def execution_json(row: Execution) -> dict[str, Any]:
+    """Return an execution as the API shows it."""
+    return {
+        "id": row.id,
+        "agent_version_id": row.agent_version_id,
+        "user_id": row.user_id,
+        "status": row.status,
+        "input_data": json.loads(row.input_data),
+        "output_data": None if row.output_data is None else json.loads(row.output_data),
+        "error_message": row.error_message,
+        "logs": row.logs,
+        "created_at": iso_format(row.created_at),
+        "updated_at": iso_format(row.updated_at),
+    }
+
+
+def log_entry_json(entry: LogEntry) -> dict[str, Any]:
+    """Return a log entry as the API shows it."""
+    return {
+        "timestamp": iso_format(entry.timestamp),
+        "level": entry.level,
+        "message": entry.message,
+        "source": entry.source,
+        "metadata": entry.metadata,
+    }
+
+
+# Health -------------------------------------------------------------------------------------------
+
+
+class HealthSchema(Schema):
+    """That the server answers."""
+
+    status = _text("Always `healthy`", "healthy")

@@ -1,0 +1,90 @@
+"""Uploading artifacts and downloading them again."""
+
+from typing import Any
+
+from flask import request, send_file
+
+from anymind_lite.errors import TooLarge
+from anymind_lite.routes._context import authenticated, backend, current_user
+from anymind_lite.routes._multipart import read_file_part
+from anymind_lite.routes._openapi import ApiBlueprint
+from anymind_lite.routes._schemas import AgentVersionSchema, agent_version_json
+from anymind_lite.services import agents, versions
+
+# The multipart envelope around a file of the largest size.
+ENVELOPE_BYTES = 1024 * 1024
+
+blueprint = ApiBlueprint(
+    "uploads", __name__, url_prefix="/api/v1/uploads", description="Artifacts of agents"
+)
+
+_UPLOAD_BODY = {
+    "required": True,
+    "description": "The agent's project folder as .tar.gz",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {
+                        "type": "string",
+                        "contentMediaType": "application/gzip",
+                        "format": "binary",
+                        "description": "A .tar.gz archive with anymind.yaml",
+                    }
+                },
+            }
+        }
+    },
+}
+_DOWNLOAD = {
+    "200": {
+        "description": "The archive, as it was uploaded",
+        "content": {
+            "application/gzip": {
+                "schema": {
+                    "type": "string",
+                    "contentMediaType": "application/gzip",
+                    "format": "binary",
+                }
+            }
+        },
+    }
+}
+
+
+@blueprint.route("/agent/<id:agent_id>", methods=["POST"])
+@blueprint.answers(201, AgentVersionSchema, "The new version; its build is queued")
+@blueprint.doc(requestBody=_UPLOAD_BODY)
+@authenticated
+def upload_artifact(agent_id: int) -> Any:
+    """Upload an artifact: a new version of the agent."""
+    serving, user = backend(), current_user()
+    agents.get_agent(user, agent_id)  # before a byte of the body is looked at
+    _refuse_oversize(serving.settings.upload_max_bytes)
+    part = read_file_part(request, "file")
+    row = versions.create_version(
+        user,
+        agent_id,
+        filename=part.filename,
+        chunks=part.chunks,
+        store=serving.store,
+        build_queue=serving.build_queue,
+    )
+    return agent_version_json(row), 201
+
+
+@blueprint.route("/<path:filepath>", methods=["GET"])
+@blueprint.answers(200, None, "The archive, as it was uploaded")
+@blueprint.doc(responses=_DOWNLOAD)
+@authenticated
+def download_artifact(filepath: str) -> Any:
+    """Download an artifact."""
+    path = versions.get_artifact(current_user(), filepath, store=backend().store)
+    return send_file(path, mimetype="application/gzip", as_attachment=True, download_name=path.name)
+
+
+def _refuse_oversize(max_bytes: int) -> None:
+    if (request.content_length or 0) > max_bytes + ENVELOPE_BYTES:
+        raise TooLarge(f"The file is larger than {max_bytes} bytes")
