@@ -53,9 +53,7 @@ class ApiClient:
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         return self._call("POST", path, body, headers)
 
-    def _call(
-        self, method: str, path: str, body: bytes | None = None, headers: Any = None
-    ) -> Any:
+    def _call(self, method: str, path: str, body: bytes | None = None, headers: Any = None) -> Any:
         where = urlsplit(self.url)
         connection = http.client.HTTPConnection(
             where.hostname or "", where.port, timeout=_TIMEOUT_SECONDS

@@ -162,9 +162,7 @@ def _ready_agent(client: ApiClient, folder: Path) -> dict[str, Any]:
     if agent is None:
         agent = client.post("/agents", {"name": name, "description": "From examples/"})
     if agent["status"] != "ready":
-        version = client.upload(
-            f"/uploads/agent/{agent['id']}", f"{name}.tar.gz", _pack(folder)
-        )
+        version = client.upload(f"/uploads/agent/{agent['id']}", f"{name}.tar.gz", _pack(folder))
         _wait_for_build(client, agent["id"], version["id"])
     return dict(agent)
 
@@ -188,31 +186,32 @@ def _wait_for_build(client: ApiClient, agent_id: int, version_id: int) -> None:
     raise QuickstartFailed(f"The build did not end within {_BUILD_SECONDS:g} seconds")
 
 
-def _report(shown: Demonstration, url: str, settings: Settings, layers: list[LayerState]) -> list[str]:
+def _report(
+    shown: Demonstration, url: str, settings: Settings, layers: list[LayerState]
+) -> list[str]:
     """Write what was done and what to type next, in at most 20 lines."""
-    payload = json.dumps({"payload": shown.payload})
-    milliseconds = shown.seconds * 1000
-    account = shown.account
-    return [
-        f"Executed the agent {shown.agent_name} (id {shown.agent_id}) "
-        f"with {json.dumps(shown.payload)} in {milliseconds:.0f} ms:",
-        f"  {_shortened(shown.execution['output_data'])}",
-        "",
-        f"API       {url}/api/v1",
-        f"API docs  {url}/docs",
-        f"Data      {settings.data_dir}",
-        f"Sandbox   {sum(layer.is_on for layer in layers)} layers on; details: python3 run.py doctor",
-        f"User      {account.username}" + ("" if shown.is_new_account else " (from an earlier run)")
-        + f", password in {settings.data_dir / 'quickstart.json'}",
-        "",
-        "Try it from another terminal:",
-        f"  export ANYMIND_API_URL={url}",
-        f"  export ANYMIND_API_KEY={account.api_key}",
-        f'  curl -s -X POST "$ANYMIND_API_URL/api/v1/runtime/{shown.agent_id}/execute" \\',
-        '    -H "X-API-Key: $ANYMIND_API_KEY" -H "Content-Type: application/json" \\',
-        f"    -d '{payload}'",
-        "Write your own: examples/README.md",
-    ]
+    account, agent_id = shown.account, shown.agent_id
+    kept = settings.data_dir / "quickstart.json"
+    origin = "" if shown.is_new_account else ", from an earlier run"
+    layers_on = sum(layer.is_on for layer in layers)
+    return f"""\
+Executed {shown.agent_name} (agent {agent_id}) on {json.dumps(shown.payload)} in {
+        shown.seconds * 1000:.0f} ms:
+  {_shortened(shown.execution["output_data"])}
+
+API       {url}/api/v1
+API docs  {url}/docs
+Data      {settings.data_dir}
+Sandbox   {layers_on} layers on; details: python3 run.py doctor
+User      {account.username}{origin}; password in {kept}
+
+Try it from another terminal:
+  export ANYMIND_API_URL={url}
+  export ANYMIND_API_KEY={account.api_key}
+  curl -s -X POST "$ANYMIND_API_URL/api/v1/runtime/{agent_id}/execute" \\
+    -H "X-API-Key: $ANYMIND_API_KEY" -H "Content-Type: application/json" \\
+    -d '{json.dumps({"payload": shown.payload})}'
+Write your own agent: examples/README.md""".splitlines()
 
 
 def _shortened(value: Any) -> str:

@@ -16,4 +16,6 @@ def command(run_all: bool, pytest_args: tuple[str, ...]) -> None:
 
     selection = [] if run_all else ["-m", "not slow"]
     root = str(_settings.PROJECT_DIR)
-    sys.exit(pytest.main(["--rootdir", root, "-c", f"{root}/pyproject.toml", *selection, *pytest_args]))
+    sys.exit(
+        pytest.main(["--rootdir", root, "-c", f"{root}/pyproject.toml", *selection, *pytest_args])
+    )

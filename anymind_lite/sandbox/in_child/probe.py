@@ -18,19 +18,25 @@ def find_offers() -> list[dict[str, str]]:
         return [{"name": "linux", "note": "this is no Linux: its layers are not to be had"}]
     return [
         {"name": "landlock", "note": _landlock()},
-        {"name": "seccomp", "note": _offered(_libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0)},
-        {"name": "pidfd", "note": _offered(hasattr(os, "pidfd_open"))},
+        {
+            "name": "seccomp",
+            "note": _offered(is_offered=_libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0),
+        },
+        {"name": "pidfd", "note": _offered(is_offered=hasattr(os, "pidfd_open"))},
         # Last: it changes this process.
-        {"name": "user_namespaces", "note": _offered(_libc.unshare(_CLONE_NEWUSER) == 0)},
+        {
+            "name": "user_namespaces",
+            "note": _offered(is_offered=_libc.unshare(_CLONE_NEWUSER) == 0),
+        },
     ]
 
 
 def _landlock() -> str:
     version = _libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
-    return f"offered by the kernel (ABI {version})" if version > 0 else _offered(False)
+    return f"offered by the kernel (ABI {version})" if version > 0 else _offered(is_offered=False)
 
 
-def _offered(is_offered: bool) -> str:
+def _offered(*, is_offered: bool) -> str:
     if is_offered:
         return "offered by the kernel"
     return f"not offered by the kernel ({os.strerror(ctypes.get_errno())})"

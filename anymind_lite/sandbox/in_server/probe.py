@@ -37,7 +37,9 @@ def probe_machine(sandbox: Supervisor) -> list[LayerState]:
         for one in outcome.details["layers"]
     ]
     offers = [
-        LayerState(one_line(one["name"]), is_required=False, is_on=False, note=one_line(one["note"]))
+        LayerState(
+            one_line(one["name"]), is_required=False, is_on=False, note=one_line(one["note"])
+        )
         for one in outcome.details["offers"]
     ]
     return layers + offers
