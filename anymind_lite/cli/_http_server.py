@@ -8,8 +8,8 @@ import threading
 import time
 from types import TracebackType
 from typing import Any
+from wsgiref.types import WSGIApplication
 
-from flask import Flask
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
@@ -58,7 +58,7 @@ class _Channel(HTTPChannel):
 class HttpServer:
     """Serves an application on a thread of its own between `start` and `stop`."""
 
-    def __init__(self, app: Flask, settings: Settings) -> None:
+    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
         self._socket = _bind(settings.server_host, settings.server_port)
         threads = settings.worker_concurrency + settings.execution_queue_size + _SPARE_THREADS
         self._map: dict[int, Any] = {}
