@@ -126,12 +126,12 @@ def enter_environment():
             make_environment(wanted)
         elif is_inside_ours():
             return
+        os.execv(VENV_PYTHON, [VENV_PYTHON] + sys.orig_argv[1:])  # noqa: S606 - no shell is wanted.
     except OSError as error:
         raise explained(error)
     except KeyboardInterrupt:
         say("Interrupted; the next start begins the set-up again.")
         sys.exit(130)
-    os.execv(VENV_PYTHON, [VENV_PYTHON] + sys.orig_argv[1:])  # noqa: S606 - no shell is wanted.
 
 
 def run_command():
@@ -360,7 +360,7 @@ def explained(error):
             "no permission for %s." % (error.filename or VENV),
             "start as the owner of %s, or `chown -R` that folder to yourself." % ROOT,
         )
-    return SetupError("%s." % error, "put this right and start again.")
+    return SetupError("%s." % error, "put this right, or delete .venv, and start again.")
 
 
 if __name__ == "__main__":

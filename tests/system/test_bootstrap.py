@@ -338,6 +338,18 @@ def test_stale_environment_is_replaced_from_inside(checkout: Checkout) -> None:
 
 
 @pytest.mark.slow
+def test_environment_for_another_processor_is_named(checkout: Checkout) -> None:
+    """As in a container that mounts a folder of its host, where the marker cannot tell."""
+    assert checkout.start().returncode == 0
+    python = checkout.venv / "bin" / "python"
+    python.unlink()
+    python.write_bytes(b"\x7fELF")
+    python.chmod(0o755)
+
+    assert_refused(checkout.start(), "Exec format error", "delete .venv")
+
+
+@pytest.mark.slow
 def test_two_first_starts_at_once_both_succeed(checkout: Checkout, gate: Gate) -> None:
     with checkout.begin() as builder:
         gate.wait_until_reached()
