@@ -1,4 +1,4 @@
-"""The requirement files agree with each other, with pyproject.toml and with run.py."""
+"""The requirement files, pyproject.toml, run.py and its documentation agree with each other."""
 
 import re
 import tomllib
@@ -59,3 +59,9 @@ def test_lock_begins_at_the_oldest_python_that_is_supported() -> None:
 def test_run_py_knows_every_package() -> None:
     names = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in read_chosen()}
     assert set(run.IMPORT_NAMES) == names
+
+
+@pytest.mark.parametrize("cause", [cause for _, (cause, _) in run.CAUSES])
+def test_every_cause_of_a_failed_set_up_is_documented(cause: str) -> None:
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    assert f"| {cause.rstrip('.')} |" in page
