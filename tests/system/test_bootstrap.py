@@ -7,6 +7,7 @@ fast.
 
 import base64
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -544,9 +545,10 @@ def serves_nobody(python: str) -> bool:
 def list_old_pythons() -> list[str]:
     """Interpreters older than 3.11 by their usual names, on the PATH and in pyenv's folder."""
     names = ["python2.7", *(f"python3.{minor}" for minor in range(11))]
-    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    pyenv = os.path.expanduser(os.environ.get("PYENV_ROOT", "~/.pyenv"))
     found = [path for name in names if (path := shutil.which(name))]
-    found += [str(path) for name in names for path in pyenv.glob(f"*/bin/{name}")]
+    for name in names:
+        found += glob.glob(f"{pyenv}/versions/*/bin/{name}")
     return [path for path in found if is_old(path)]
 
 
