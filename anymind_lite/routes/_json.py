@@ -3,7 +3,7 @@
 from typing import Any, NoReturn, cast
 
 from flask import Request
-from marshmallow import EXCLUDE, Schema, ValidationError
+from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
 from anymind_lite.errors import InvalidInput, TooLarge
@@ -18,10 +18,8 @@ class StrictParser(FlaskParser):
     """
 
     DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {  # noqa: RUF012 (webargs declares it so)
-        "json": EXCLUDE,
-        "query": EXCLUDE,
-    }
+    # None leaves it to the schema; they exclude.
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {}  # noqa: RUF012 (webargs declares it so)
 
     def load_json(self, req: Request, schema: Schema) -> dict[str, Any]:
         """Read the body as an object."""
