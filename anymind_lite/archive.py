@@ -68,7 +68,7 @@ _MAKE_IT = "make it with: tar -czf agent.tar.gz -C my-agent ."
 _NOT_TAR = f"What is inside the gzip file is no tar archive, or is damaged; {_MAKE_IT}"
 _CUT_SHORT = "The archive is cut short; make and upload it again."
 
-_MANIFEST_NAME = "anymind.yaml"
+MANIFEST_NAME = "anymind.yaml"
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,15 @@ def find_root(files: Collection[str]) -> str:
 
     It is the folder that holds `anymind.yaml`. Raises `BuildError` that says what came instead.
     """
-    if _MANIFEST_NAME in files:
+    if MANIFEST_NAME in files:
         return ""
     tops = {name.partition("/")[0] for name in files}
     if len(tops) == 1:
         top = tops.pop()
-        if f"{top}/{_MANIFEST_NAME}" in files:
+        if f"{top}/{MANIFEST_NAME}" in files:
             return top
     raise BuildError(
-        f"The archive needs {_MANIFEST_NAME} at its root or in its single top folder; "
+        f"The archive needs {MANIFEST_NAME} at its root or in its single top folder; "
         f"{_manifest_hint(files)}it holds {_listed(files)}."
     )
 
@@ -143,10 +143,10 @@ def _manifest_hint(files: Collection[str]) -> str:
     """Say what to do about a manifest that is misnamed or in the wrong place."""
     for name in sorted(files, key=lambda name: (name.count("/"), name)):
         folder, _, base = name.rpartition("/")
-        if base == _MANIFEST_NAME:
+        if base == MANIFEST_NAME:
             return f"make it from inside the folder {quoted(folder)}, which has one; "
-        if base.casefold() in {_MANIFEST_NAME, "anymind.yml"}:
-            return f"rename {quoted(name)} to {_MANIFEST_NAME}; "
+        if base.casefold() in {MANIFEST_NAME, "anymind.yml"}:
+            return f"rename {quoted(name)} to {MANIFEST_NAME}; "
     return ""
 
 

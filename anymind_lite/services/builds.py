@@ -11,11 +11,11 @@ from pathlib import Path
 
 from peewee import fn
 
-from anymind_lite.archive import ArchiveLimits
+from anymind_lite.archive import MANIFEST_NAME, ArchiveLimits
 from anymind_lite.clock import utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import BuildError
-from anymind_lite.manifest import MANIFEST_NAME, Manifest, load_manifest
+from anymind_lite.manifest import Manifest, load_manifest
 from anymind_lite.models import Agent, AgentVersion, VersionStatus
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason, one_line
 from anymind_lite.sandbox.in_server.supervisor import Supervisor

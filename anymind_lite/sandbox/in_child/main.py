@@ -18,7 +18,7 @@ from anymind_lite.sandbox.protocol import JOB_FD, REPORT_FD, Job, Mode, ReportKi
 _SAFE_FD = 10
 
 
-def child_main(report_fd: int, log_fd: int, job_fd: int, zygote_pid: int) -> NoReturn:
+def child_main(report_fd: int, log_fd: int, job_fd: int, *, zygote_pid: int) -> NoReturn:
     """Take the descriptors, apply every layer, run the job, exit."""
     try:
         _reset_signals()
@@ -79,12 +79,14 @@ def _open_standard_streams() -> None:
     sys.stderr = open(  # noqa: SIM115
         2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
     )
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
 def _run(job: Job) -> None:
     if job.mode is Mode.PROBE:
-        names = [layer.name for layer in LAYERS]
-        runner.report(ReportKind.PROBED, layers=names, pid=os.getpid())
+        from anymind_lite.sandbox.in_child.probe import find_offers
+
+        layers = [{"name": layer.name, "note": layer.promise} for layer in LAYERS]
+        runner.report(ReportKind.PROBED, layers=layers, offers=find_offers())
     else:
         runner.run(job)

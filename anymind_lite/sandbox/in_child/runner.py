@@ -152,7 +152,8 @@ def _exit_code(exc: SystemExit) -> int:
 
 def _one_line(exc: BaseException) -> str:
     try:
-        text = " ".join(str(exc).split())
+        # A SyntaxError's str() ends in its file and line, which are reported beside it.
+        text = " ".join(str(exc.msg if isinstance(exc, SyntaxError) else exc).split())
     except Exception:  # noqa: BLE001 - the agent's own __str__
         text = ""
     return f"{type(exc).__name__}: {text}"[:_MAX_TEXT] if text else type(exc).__name__

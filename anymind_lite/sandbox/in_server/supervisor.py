@@ -29,7 +29,6 @@ from anymind_lite.sandbox.in_server.outcome import (
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import (
     Job,
-    Mode,
     encode_job,
     receive_message,
     send_message,
@@ -112,14 +111,6 @@ class Supervisor:
             if conversation is not None:
                 conversation.cancel()
         return conversation is not None
-
-    def probe(self) -> list[str]:
-        """Return the names of the layers that stand on this machine, tried in a real child."""
-        outcome = self.run(Job(Mode.PROBE, Limits()), key="probe")
-        names = outcome.details.get("layers", [])
-        if not names:
-            raise OSError(outcome.message or "the probe gave no answer")
-        return list(names)
 
     @contextmanager
     def _scratch_dir(self) -> Iterator[Path]:

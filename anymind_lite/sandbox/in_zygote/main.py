@@ -107,7 +107,8 @@ class Zygote:
             lease.close()
             return
         if pid == 0:
-            child_main(*child_fds, self._pid)
+            report_fd, log_fd, job_fd = child_fds
+            child_main(report_fd, log_fd, job_fd, zygote_pid=self._pid)
         run = Run(pid, lease, time.monotonic() + wall_seconds)
         self._runs[pid] = run
         self._selector.register(lease, selectors.EVENT_READ, pid)

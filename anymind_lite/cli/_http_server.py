@@ -1,0 +1,170 @@
+"""waitress, as this product needs it: JSON errors, its own socket, an orderly end."""
+
+import errno
+import http.client
+import json
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.server import create_server
+from waitress.task import ErrorTask
+
+from anymind_lite.config import Settings
+from anymind_lite.errors import StartupError
+
+_MEGABYTE = 1024 * 1024
+# Beside those that execute or wait for a slot, so that health, login and cancel always find one.
+_SPARE_THREADS = 16
+_CONNECTIONS = 1000
+_ANSWER_SECONDS = 10.0
+_FLUSH_SECONDS = 2.0
+_POLL_SECONDS = 0.02
+
+
+class _JsonErrorTask(ErrorTask):
+    """Answers what waitress itself refuses (bad headers, a huge body) in the API's form."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        body = json.dumps({"detail": _sentence(error)}).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers.append(("X-Content-Type-Options", "nosniff"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+def _sentence(error: Any) -> str:
+    texts = {
+        413: "The request body is too large",
+        431: "The request headers are too large",
+        500: "Internal server error",
+        501: "The transfer encoding is not supported",
+    }
+    return texts.get(error.code, "The request is not valid HTTP")
+
+
+class _Channel(HTTPChannel):
+    error_task_class = _JsonErrorTask
+
+
+class HttpServer:
+    """Serves an application on a thread of its own between `start` and `stop`."""
+
+    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
+        self._socket = _bind(settings.server_host, settings.server_port)
+        threads = settings.worker_concurrency + settings.execution_queue_size + _SPARE_THREADS
+        self._map: dict[int, Any] = {}
+        self._server = create_server(
+            app,
+            map=self._map,
+            sockets=[self._socket],
+            threads=threads,
+            connection_limit=_CONNECTIONS,
+            # Flask's own 413 comes first for all but absurd bodies.
+            max_request_body_size=settings.upload_max_bytes + 2 * _MEGABYTE,
+            asyncore_use_poll=True,  # select(2) ends at descriptor 1,024
+            clear_untrusted_proxy_headers=True,
+            ident=None,
+        )
+        self._server.channel_class = _Channel
+        self._thread = threading.Thread(target=self._server.run, name="http")
+
+    @property
+    def port(self) -> int:
+        """The port that is bound, also when any free one was asked for."""
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """The address to type into a browser of this machine."""
+        host = self._socket.getsockname()[0]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def start(self) -> None:
+        """Serve; returns when the server has answered a request. Raises StartupError."""
+        self._thread.start()
+        host = self.url.removeprefix("http://").rpartition(":")[0].strip("[]")
+        connection = http.client.HTTPConnection(host, self.port, timeout=_ANSWER_SECONDS)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status != 200:
+                raise StartupError("The server started but is not healthy; see its log.")
+        except OSError as exc:
+            raise StartupError(f"The server does not answer: {exc}") from exc
+        finally:
+            connection.close()
+
+    def stop_accepting(self) -> None:
+        """Take no new connection; those that are open are served on."""
+        self._in_loop(self._close_listener)
+
+    def _close_listener(self) -> None:
+        self._server.accepting = False
+        self._server.del_channel()
+        self._socket.close()
+
+    def stop(self) -> None:
+        """Send what is ready to be sent, then close every connection and end the threads."""
+        if not self._thread.is_alive():
+            self._server.close()
+            return
+        self._flush()
+        self._in_loop(lambda: wasyncore.close_all(self._map))
+        self._thread.join()
+        self._server.task_dispatcher.shutdown()
+
+    def _flush(self) -> None:
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        while self._has_unsent_answers() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+    def _has_unsent_answers(self) -> bool:
+        channels = list(self._server.active_channels.values())
+        return any(channel.total_outbufs_len or channel.requests for channel in channels)
+
+    def _in_loop(self, action: Any) -> None:
+        self._server.trigger.pull_trigger(action)
+
+    def __enter__(self) -> "HttpServer":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """Tell whether a server could listen there now."""
+    try:
+        _bind(host, port).close()
+    except StartupError:
+        return False
+    return True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=_CONNECTIONS)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise StartupError(
+                f"Port {port} on {host} is taken. Stop what uses it, or choose another: --port 8001"
+            ) from exc
+        raise StartupError(f"Cannot listen on {host} port {port}: {exc.strerror}") from exc

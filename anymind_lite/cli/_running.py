@@ -1,0 +1,59 @@
+"""A server in the foreground: started, announced, ended by a signal."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from anymind_lite.app import create_app
+from anymind_lite.backend import Backend
+from anymind_lite.cli._http_server import HttpServer
+from anymind_lite.config import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def run_server(settings: Settings, act: Callable[[HttpServer, Backend], bool]) -> None:
+    """Start a server, call `act` when it answers, and serve on if `act` returns True.
+
+    SIGTERM or Ctrl-C ends it in order: no new executions, running ones are waited for, then killed.
+    A second signal ends the process at once; the zygote kills what runs when the server is gone.
+    Raises StartupError.
+    """
+    ended = threading.Event()
+    backend = Backend(settings)
+    backend.start()
+    try:
+        server = HttpServer(create_app(backend), settings)
+        _end_on_signals(ended)
+        try:
+            server.start()
+            if act(server, backend):
+                ended.wait()
+                _drain(server, backend)
+        finally:
+            server.stop()
+    finally:
+        backend.stop()
+
+
+def _drain(server: HttpServer, backend: Backend) -> None:
+    server.stop_accepting()
+    seconds = backend.settings.shutdown_grace_seconds
+    logger.info("event=stopping busy=%d grace_seconds=%g", backend.executor.slots.busy, seconds)
+    if not backend.drain(seconds):
+        logger.warning("event=executions_killed")
+        backend.sandbox.stop()
+        backend.drain(seconds)
+
+
+def _end_on_signals(ended: threading.Event) -> None:
+    def end(number: int, _frame: Any) -> None:
+        if ended.is_set():
+            os._exit(128 + number)
+        ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)

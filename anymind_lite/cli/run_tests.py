@@ -1,0 +1,21 @@
+"""`test`: the tests of Anymind Lite itself."""
+
+import sys
+
+import click
+
+from anymind_lite.cli import _settings
+
+
+@click.command("test", context_settings={"ignore_unknown_options": True})
+@click.option("--all", "run_all", is_flag=True, help="Also the slow tests.")
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+def command(run_all: bool, pytest_args: tuple[str, ...]) -> None:
+    """Run the tests of Anymind Lite; further arguments go to pytest."""
+    import pytest
+
+    selection = [] if run_all else ["-m", "not slow"]
+    root = str(_settings.PROJECT_DIR)
+    sys.exit(
+        pytest.main(["--rootdir", root, "-c", f"{root}/pyproject.toml", *selection, *pytest_args])
+    )

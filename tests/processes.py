@@ -1,0 +1,48 @@
+"""Looking at processes from outside, through /proc."""
+
+import os
+from pathlib import Path
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the pids of all living descendants of a process; zombies are not living."""
+    parents = dict(_parents())
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        children = {child for child, its_parent in parents.items() if its_parent == parent}
+        found |= children
+        waiting += children
+    return found
+
+
+def pids_with_argument(argument: str) -> set[int]:
+    """Return the pids of processes whose command line holds a text."""
+    return {pid for pid, _parent in _parents() if argument in _command_line(pid)}
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process exists and is no zombie."""
+    return any(pid == one for one, _parent in _parents())
+
+
+def _parents() -> list[tuple[int, int]]:
+    rows = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if fields[0] != b"Z":
+            rows.append((int(name), int(fields[1])))
+    return rows
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""

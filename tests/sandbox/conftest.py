@@ -1,0 +1,59 @@
+"""A real supervisor with a real zygote, and agents written on the spot."""
+
+import json
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anymind_lite.sandbox.in_server.outcome import Outcome
+from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.protocol import Job, Mode
+
+
+@dataclass
+class Sandbox:
+    """Runs source code as an agent."""
+
+    supervisor: Supervisor
+    folder: Path
+    scratch: Path
+    limits: Limits = field(default_factory=Limits)
+    runs: int = 0
+
+    def run(
+        self,
+        source: str,
+        payload: Any = None,
+        *,
+        mode: Mode = Mode.EXECUTE,
+        entrypoint: str = "main:handle",
+        key: str = "",
+        files: dict[str, str] | None = None,
+        **limits: Any,
+    ) -> Outcome:
+        """Write `main.py` and run it; keyword arguments are limits."""
+        self.runs += 1
+        code = self.folder / str(self.runs)
+        for name, text in {"main.py": source, **(files or {})}.items():
+            path = code / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text), encoding="utf-8")
+        job = Job(mode, replace(self.limits, **limits), str(code), entrypoint)
+        return self.supervisor.run(job, json.dumps(payload).encode(), key=key or f"run-{self.runs}")
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    scratch = tmp_path / "scratch"
+    supervisor = Supervisor(scratch)
+    supervisor.start()
+    yield Sandbox(supervisor, tmp_path / "code", scratch)
+    supervisor.stop()
+
+
+RunAgent = Callable[..., Outcome]

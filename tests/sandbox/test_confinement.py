@@ -1,0 +1,178 @@
+"""What a child sees of the world: nothing of the server's."""
+
+import os
+import signal
+
+import pytest
+
+from anymind_lite.sandbox.in_server.outcome import StopReason
+from anymind_lite.sandbox.in_server.probe import probe_machine
+from tests.sandbox.conftest import Sandbox
+
+
+def test_agent_sees_a_clean_environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "hush")
+    source = "import os\ndef handle(payload): return {'all': dict(os.environ), 'cwd': os.getcwd()}"
+    seen = sandbox.run(source).details["result"]
+    assert set(seen["all"]) == {"HOME", "TMPDIR", "PATH", "LANG", "PYTHONUNBUFFERED"}
+    assert seen["all"]["HOME"] == seen["cwd"]
+
+
+def test_zygote_holds_no_variable_of_the_server(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        f"def handle(payload): return open('/proc/{sandbox.supervisor.zygote_pid}/environ').read()"
+    )
+    text = sandbox.run(source).details["result"]["result"]
+    assert sorted(item.partition("=")[0] for item in text.rstrip("\0").split("\0")) == [
+        "LANG",
+        "MALLOC_ARENA_MAX",
+    ]
+
+
+def test_agent_holds_only_its_own_descriptors(sandbox: Sandbox) -> None:
+    source = """
+        import os
+
+        def handle(payload):
+            open_ones = []
+            for fd in range(200):
+                try:
+                    os.fstat(fd)
+                except OSError:
+                    continue
+                open_ones.append(fd)
+            return open_ones
+    """
+    # stdin, stdout, stderr and the report; the job was closed before the agent's code ran.
+    assert sandbox.run(source).details["result"]["result"] == [0, 1, 2, 3]
+
+
+def test_agent_leads_its_own_session(sandbox: Sandbox) -> None:
+    source = "import os\ndef handle(payload): return os.getsid(0) == os.getpgid(0) == os.getpid()"
+    assert sandbox.run(source).details["result"]["result"] is True
+
+
+def test_agent_can_import_the_standard_library_alone(sandbox: Sandbox) -> None:
+    source = """
+        import sys
+
+        def handle(payload):
+            found = []
+            for name in ("flask", "peewee", "anymind_lite", "anymind_lite.config", "pip"):
+                try:
+                    __import__(name)
+                    found.append(name)
+                except ImportError:
+                    pass
+            return {"found": found, "ours": [m for m in sys.modules if "anymind" in m]}
+    """
+    assert sandbox.run(source).details["result"] == {"found": [], "ours": []}
+
+
+def test_standard_output_is_the_log_alone(sandbox: Sandbox) -> None:
+    source = """
+        import os, sys
+
+        def handle(payload):
+            print("to stdout")
+            print("to stderr", file=sys.stderr)
+            os.write(1, b"raw\\n")
+            print("bad \\ud800")
+            return {}
+    """
+    outcome = sandbox.run(source)
+    assert outcome.logs == "to stdout\nto stderr\nraw\nbad \\ud800\n"
+
+
+def test_prints_before_a_kill_are_kept(sandbox: Sandbox) -> None:
+    source = "def handle(payload):\n    print('got so far')\n    while True: pass"
+    outcome = sandbox.run(source, wall_seconds=0.5)
+    assert (outcome.reason, outcome.logs) == (StopReason.TIMEOUT, "got so far\n")
+
+
+def test_long_logs_keep_head_and_tail(sandbox: Sandbox) -> None:
+    source = "def handle(payload):\n    for n in range(100_000): print('line', n)"
+    logs = sandbox.run(source).logs
+    assert logs.startswith("line 0\nline 1\n")
+    assert logs.endswith("line 99998\nline 99999\n")
+    assert "bytes left out" in logs
+    assert len(logs) < 70_000
+
+
+def test_traceback_shows_the_agents_frames_alone(sandbox: Sandbox) -> None:
+    files = {"inner.py": "import json\n\ndef parse(text):\n    return json.loads(text)\n"}
+    source = "import inner\n\ndef handle(payload):\n    return inner.parse('{')\n"
+    outcome = sandbox.run(source, files=files)
+    assert '  File "main.py", line 4, in handle\n    return inner.parse' in outcome.logs
+    assert '  File "inner.py", line 4, in parse\n    return json.loads(text)' in outcome.logs
+    assert "decoder.py" not in outcome.logs
+    assert "runner.py" not in outcome.logs
+    assert outcome.message.startswith("JSONDecodeError: ")
+    assert outcome.message.endswith("(inner.py, line 4)")
+
+
+def test_traceback_shows_causes(sandbox: Sandbox) -> None:
+    source = """
+        def handle(payload):
+            try:
+                {}["a"]
+            except KeyError as exc:
+                raise ValueError("outer") from exc
+    """
+    outcome = sandbox.run(source)
+    assert "KeyError: 'a'" in outcome.logs
+    assert "The above exception was the direct cause" in outcome.logs
+    assert str(sandbox.folder) not in outcome.logs
+
+
+def test_signals_stand_at_their_defaults(sandbox: Sandbox) -> None:
+    source = """
+        import signal
+
+        def handle(payload):
+            return {s.name: str(signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGCHLD)}
+    """
+    default = str(signal.SIG_DFL)
+    assert sandbox.run(source).details["result"] == {"SIGTERM": default, "SIGCHLD": default}
+
+
+@pytest.mark.skipif(os.path.exists("/proc/self/status") is False, reason="no /proc")
+def test_kernel_confirms_no_new_privileges(sandbox: Sandbox) -> None:
+    source = """
+        def handle(payload):
+            # Read through the parent's view: the child is not dumpable.
+            return [line for line in open("/proc/self/status") if "NoNewPrivs" in line]
+    """
+    assert sandbox.run(source).details["result"]["result"] == ["NoNewPrivs:\t1\n"]
+
+
+def test_two_runs_share_no_state(sandbox: Sandbox) -> None:
+    source = """
+        import json, os, sys
+
+        def handle(payload):
+            before = [hasattr(json, "mark"), os.environ.get("MARK"), os.listdir(".")]
+            json.mark = 1
+            os.environ["MARK"] = "1"
+            open("mark", "w").close()
+            return before
+    """
+    for _ in range(2):
+        assert sandbox.run(source).details["result"]["result"] == [False, None, []]
+
+
+def test_probe_names_every_layer(sandbox: Sandbox) -> None:
+    states = probe_machine(sandbox.supervisor)
+    on = [state.name for state in states if state.is_on]
+    assert on == [
+        "session",
+        "descriptors",
+        "parent_death",
+        "rlimits",
+        "no_new_privs",
+        "not_dumpable",
+        "environment",
+    ]
+    assert {state.name for state in states if not state.is_required} >= {"seccomp", "landlock"}
