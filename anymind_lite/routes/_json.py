@@ -38,6 +38,7 @@ def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
         raise InvalidInput("Send the body as JSON with the header Content-Type: application/json")
     if (request.content_length or 0) > max_bytes:
         raise TooLarge(f"The JSON body is larger than {max_bytes} bytes")
+    request.max_content_length = max_bytes  # holds for a body of unannounced length too
     body = request.get_data(cache=False)
     if not body.strip():
         raise InvalidInput("The body is empty; send a JSON object")

@@ -175,6 +175,14 @@ class TestHeaders:
         response = client.get("/api/v1/agents", headers=alice.by_key)
         assert response.headers["Cache-Control"] == "no-store"
 
+    def test_empty_answers_do_not_claim_to_be_html(
+        self, client: FlaskClient, alice: Person
+    ) -> None:
+        revoked = client.delete(f"/api/v1/api-keys/{alice.key_id}", headers=alice.bearer)
+        for response in (revoked, client.options("/api/v1/agents")):
+            assert response.data == b""
+            assert response.mimetype == "application/json"
+
 
 class TestRequestLog:
     def test_one_line_a_request_without_secrets(
