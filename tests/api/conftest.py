@@ -4,9 +4,6 @@ import copy
 import io
 import itertools
 import json
-import tarfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +20,10 @@ from anymind_lite.clock import utc_now
 from anymind_lite.config import Settings, load_settings
 from anymind_lite.database import write_transaction
 from anymind_lite.models import Agent, AgentVersion, Execution
+from tests.live_server import pack_agent
 
 PASSWORD = "correct horse battery"
-MANIFEST = "name: my-agent\nentrypoint: main:handle\n"
-CODE = "def handle(payload):\n    return {'echo': payload}\n"
+ECHO_ARCHIVE = pack_agent("def handle(payload):\n    return {'echo': payload}\n")
 
 _numbers = itertools.count(1)
 
@@ -194,35 +191,14 @@ def set_agent_status(agent_id: int, status: str) -> None:
         Agent.update(status=status).where(Agent.id == agent_id).execute()
 
 
-def make_archive(files: dict[str, str] | None = None) -> bytes:
-    """Return a .tar.gz of the files, by default of a small agent that works."""
-    files = {"anymind.yaml": MANIFEST, "main.py": CODE} if files is None else files
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, text in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(text.encode())
-            archive.addfile(info, io.BytesIO(text.encode()))
-    return out.getvalue()
-
-
 def upload(
-    client: FlaskClient, person: Person, agent_id: int, archive: bytes | None = None
+    client: FlaskClient, person: Person, agent_id: int, archive: bytes = ECHO_ARCHIVE
 ) -> TestResponse:
-    content = make_archive() if archive is None else archive
     return client.post(
         f"/api/v1/uploads/agent/{agent_id}",
-        data={"file": (io.BytesIO(content), "agent.tar.gz")},
+        data={"file": (io.BytesIO(archive), "agent.tar.gz")},
         headers=person.by_key,
     )
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Look again and again until the condition holds."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        pause.wait(0.01)
 
 
 def json_bytes(value: object) -> bytes:

@@ -18,8 +18,8 @@ from tests.api.conftest import (
     detail,
     make_agent,
     upload,
-    wait_until,
 )
+from tests.waiting import wait_for
 
 RUNTIME = "/api/v1/runtime"
 EXECUTION_KEYS = [
@@ -50,7 +50,7 @@ class TestExecute:
         def is_built() -> bool:
             return bool(body_of(client.get(path, headers=alice.by_key))["status"] != "building")
 
-        wait_until(is_built)
+        wait_for(is_built, "the build")
         agent = body_of(client.get(path, headers=alice.by_key))
         assert (agent["status"], agent["current_version_id"]) == ("ready", version["id"])
         payload = {"input": "Hello, wörld! 👋", "deep": [1, {"a": None}]}

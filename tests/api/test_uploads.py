@@ -11,12 +11,12 @@ from werkzeug.test import TestResponse
 from anymind_lite.backend import Backend
 from anymind_lite.models import AgentVersion
 from tests.api.conftest import (
+    ECHO_ARCHIVE,
     Person,
     body_of,
     detail,
     files_under,
     make_agent,
-    make_archive,
     set_agent_status,
     upload,
 )
@@ -80,15 +80,14 @@ class TestUpload:
     def test_answers_201_with_a_queued_version(
         self, client: FlaskClient, alice: Person, agent_id: int, backend: Backend
     ) -> None:
-        archive = make_archive()
-        version = body_of(upload(client, alice, agent_id, archive), 201)
+        version = body_of(upload(client, alice, agent_id), 201)
         assert version["agent_id"] == agent_id
         assert (version["version"], version["status"]) == ("v1", "queued")
         assert (version["build_log"], version["entrypoint"], version["config"]) == (None,) * 3
         assert version["tarball_path"].startswith(f"agents/{agent_id}/artifacts/")
         row = AgentVersion.get_by_id(version["id"])
-        assert row.tarball_sha256 == hashlib.sha256(archive).hexdigest()
-        assert row.tarball_bytes == len(archive)
+        assert row.tarball_sha256 == hashlib.sha256(ECHO_ARCHIVE).hexdigest()
+        assert row.tarball_bytes == len(ECHO_ARCHIVE)
         assert body_of(upload(client, alice, agent_id), 201)["version"] == "v2"
 
     def test_other_fields_before_and_after_are_passed_over(
@@ -98,7 +97,7 @@ class TestUpload:
             b"preamble\r\n"
             + part(b"x" * 100_000, 'name="note"')
             + part(b"y", 'name="other"; filename="o.bin"')
-            + part(make_archive())
+            + part(ECHO_ARCHIVE)
             + part(b"z", 'name="last"')
             + END
             + b"epilogue"
@@ -109,7 +108,7 @@ class TestUpload:
         self, client: FlaskClient, alice: Person, agent_id: int
     ) -> None:
         noise = f"\r\n--{BOUNDARY}x\r\n--{BOUNDARY[:-1]}\r\n".encode() * 5000
-        archive = make_archive() + noise
+        archive = ECHO_ARCHIVE + noise
         version = body_of(post(client, alice.by_key, agent_id, part(archive) + END), 201)
         row = AgentVersion.get_by_id(version["id"])
         assert row.tarball_sha256 == hashlib.sha256(archive).hexdigest()
@@ -123,31 +122,31 @@ class TestUpload:
             (part(b"x", 'filename="agent.tar.gz"') + END, MISSING),
             (b"", TRUNCATED),
             (b"nonsense", TRUNCATED),
-            (part(make_archive()), TRUNCATED),
-            (part(make_archive())[:200], TRUNCATED),
-            (part(make_archive()) + END[:-6], TRUNCATED),
-            (part(make_archive()) + part(b"x", 'name="other"'), TRUNCATED),
+            (part(ECHO_ARCHIVE), TRUNCATED),
+            (part(ECHO_ARCHIVE)[:200], TRUNCATED),
+            (part(ECHO_ARCHIVE) + END[:-6], TRUNCATED),
+            (part(ECHO_ARCHIVE) + part(b"x", 'name="other"'), TRUNCATED),
             (b"x" * 200_000, MALFORMED),
             (f"--{BOUNDARY}\r\nX: {'y' * 200_000}".encode(), MALFORMED),
             (f"--{BOUNDARY}\r\nA: b\r\n\r\nbody\r\n".encode() + END, MALFORMED),
             (part(b"x", 'name="file"; filename="\xff"').replace(b"\xc3\xbf", b"\xff"), MALFORMED),
-            (part(make_archive()) + END + b"x" * 200_000, MALFORMED),
+            (part(ECHO_ARCHIVE) + END + b"x" * 200_000, MALFORMED),
             (
-                part(make_archive()) + part(make_archive()) + END,
+                part(ECHO_ARCHIVE) + part(ECHO_ARCHIVE) + END,
                 "Send only one form field 'file'",
             ),
             (
-                part(b"x", 'name="n"') * 30 + part(make_archive()) + END,
+                part(b"x", 'name="n"') * 30 + part(ECHO_ARCHIVE) + END,
                 "The multipart body has more than 20 parts",
             ),
             (part(b"not an archive") + END, "File must be a .tar.gz archive"),
             (part(b"") + END, "File must be a .tar.gz archive"),
             (
-                part(make_archive(), 'name="file"; filename="agent.zip"') + END,
+                part(ECHO_ARCHIVE, 'name="file"; filename="agent.zip"') + END,
                 "File must be a .tar.gz archive",
             ),
             (
-                part(make_archive(), 'name="file"; filename=""') + END,
+                part(ECHO_ARCHIVE, 'name="file"; filename=""') + END,
                 "File must be a .tar.gz archive",
             ),
         ],
@@ -162,7 +161,7 @@ class TestUpload:
     def test_client_that_hangs_up_is_400_and_nothing_is_kept(
         self, client: FlaskClient, alice: Person, agent_id: int
     ) -> None:
-        body = part(make_archive()) + END
+        body = part(ECHO_ARCHIVE) + END
         response = post(client, alice.by_key, agent_id, body[:-10], announced=len(body))
         assert detail(response, 400) == TRUNCATED
 
@@ -192,7 +191,7 @@ class TestUpload:
             client,
             alice.by_key,
             agent_id,
-            part(make_archive()) + END,
+            part(ECHO_ARCHIVE) + END,
             content_type=content_type,
         )
         assert detail(response, 400) == sentence
@@ -201,7 +200,7 @@ class TestUpload:
     def test_file_over_the_limit_is_413(
         self, client: FlaskClient, alice: Person, agent_id: int, backend: Backend
     ) -> None:
-        over = make_archive() + b"x" * backend.settings.upload_max_bytes
+        over = ECHO_ARCHIVE + b"x" * backend.settings.upload_max_bytes
         assert "300,000 bytes" in detail(upload(client, alice, agent_id, over), 413)
 
     @pytest.mark.usefixtures("nothing_stays")
@@ -244,11 +243,10 @@ class TestDownload:
     def test_gives_back_the_very_bytes(
         self, client: FlaskClient, alice: Person, agent_id: int
     ) -> None:
-        archive = make_archive()
-        path = body_of(upload(client, alice, agent_id, archive), 201)["tarball_path"]
+        path = body_of(upload(client, alice, agent_id), 201)["tarball_path"]
         with client.get(f"/api/v1/uploads/{path}", headers=alice.by_key) as response:
             assert response.status_code == 200
-            assert response.data == archive
+            assert response.data == ECHO_ARCHIVE
             assert response.mimetype == "application/gzip"
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             name = path.rpartition("/")[2]
