@@ -1,5 +1,6 @@
 """Files that survive a power cut, and trees that go away whatever an agent made of them."""
 
+import errno
 import os
 import secrets
 import stat
@@ -46,14 +47,14 @@ def remove_tree(path: Path) -> None:
 
     Never follows a link, and stays flat: an inner folder is moved up beside the others before it is
     read, so 5,000 nested folders need neither recursion nor descriptors (`shutil.rmtree` fails on
-    them before Python 3.13). Nothing may write to the tree meanwhile. Raises OSError.
+    them before Python 3.13). Nothing may write to the tree meanwhile. Raises OSError, also for what
+    is no folder or only a link to one.
     """
     try:
-        top = os.open(path, _DIR_FLAGS)
+        top = _open_closed_dir(path)
     except FileNotFoundError:
         return
     try:
-        os.fchmod(top, 0o700)
         _empty(top)
     finally:
         os.close(top)
@@ -66,14 +67,21 @@ def _empty(top: int) -> None:
             if not _is_dir(name, top):
                 os.unlink(name, dir_fd=top)
                 continue
-            # A folder without permissions can be neither read nor moved.
-            os.chmod(name, 0o700, dir_fd=top)
-            inner = os.open(name, _DIR_FLAGS, dir_fd=top)
+            inner = _open_closed_dir(name, dir_fd=top)
             try:
                 _lift_folders(inner, top)
             finally:
                 os.close(inner)
             os.rmdir(name, dir_fd=top)
+
+
+def _open_closed_dir(path: Path | str, dir_fd: int | None = None) -> int:
+    """Open a folder whatever its mode; it is readable and writable from then on."""
+    if not _is_dir(path, dir_fd):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    # chmod(2) follows links and open(2) asks for the mode: hence the look before, the flags after.
+    os.chmod(path, 0o700, dir_fd=dir_fd)
+    return os.open(path, _DIR_FLAGS, dir_fd=dir_fd)
 
 
 def _lift_folders(inner: int, top: int) -> None:
@@ -87,5 +95,5 @@ def _lift_folders(inner: int, top: int) -> None:
             os.unlink(name, dir_fd=inner)
 
 
-def _is_dir(name: str, dir_fd: int) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+def _is_dir(path: Path | str, dir_fd: int | None) -> bool:
+    return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
