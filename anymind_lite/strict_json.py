@@ -66,8 +66,9 @@ def _check(value: Any, max_depth: int) -> None:
 
 def _check_scalar(item: Any) -> None:
     if isinstance(item, str):
-        # `isascii` answers from a flag; only other text needs the walk.
-        if not item.isascii() and any("\ud800" <= char <= "\udfff" for char in item):
-            raise StrictJsonError("a text holds half of a surrogate pair")
+        try:
+            item.encode()  # UTF-8 has no surrogates (RFC 3629)
+        except UnicodeEncodeError as exc:
+            raise StrictJsonError("a text holds half of a surrogate pair") from exc
     elif isinstance(item, float) and not math.isfinite(item):
         raise StrictJsonError("a number is too large")

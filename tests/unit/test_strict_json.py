@@ -112,7 +112,6 @@ def test_mutated_text_is_read_as_json_does_or_refused_in_the_one_way() -> None:
                 text[chance.randrange(len(text))] = chance.randrange(256)
         try:
             value = parse_json(bytes(text))
-        except StrictJsonError as exc:
-            assert str(exc)
-        else:
-            assert value == json.loads(text)
+        except StrictJsonError:
+            continue
+        assert value == json.loads(text)
