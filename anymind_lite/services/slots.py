@@ -9,7 +9,7 @@ from anymind_lite.errors import Overloaded
 
 
 class _Turn:
-    """One caller's place in line; `is_granted` once it holds a slot."""
+    """One caller: holds a slot while `is_granted`, gets none any more once `is_abandoned`."""
 
     def __init__(self) -> None:
         self.is_granted = False
@@ -34,7 +34,7 @@ class SlotPool:
             if self._is_closed:
                 raise Overloaded("The server is shutting down", retry_after_seconds=5)
             turn = _Turn()
-            if self._free and not self._waiting:
+            if self._free:  # then nobody waits for it: `_pass_on`
                 self._free -= 1
                 turn.is_granted = True
             elif len(self._waiting) < self._places:
@@ -47,6 +47,8 @@ class SlotPool:
         """Take no more callers; those in line are turned away."""
         with self._changed:
             self._is_closed = True
+            for turn in self._waiting:
+                turn.is_abandoned = True
             self._changed.notify_all()
 
     def wait_until_idle(self, timeout_seconds: float) -> bool:
@@ -70,7 +72,7 @@ class SlotPool:
         deadline = time.monotonic() + self._wait_seconds
         with self._changed:
             while not turn.is_granted:
-                if turn.is_abandoned or self._is_closed:
+                if turn.is_abandoned:
                     return False
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
@@ -95,10 +97,13 @@ class SlotPool:
             self._changed.notify_all()
 
     def _pass_on(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().is_granted = True
-        else:
-            self._free += 1
+        """Give a slot to the first who still wants it; who has left the line has yet to notice."""
+        for turn in self._waiting:
+            if not turn.is_abandoned:
+                turn.is_granted = True
+                self._waiting.remove(turn)
+                return
+        self._free += 1
 
 
 class Reservation:
