@@ -11,10 +11,11 @@ from enum import StrEnum
 from typing import Any
 
 from anymind_lite.sandbox.policy import Limits
-from anymind_lite.sandbox.protocol import HEADER, ReportKind
+from anymind_lite.sandbox.protocol import HEADER, Mode, ReportKind
 from anymind_lite.strict_json import StrictJsonError, parse_json
 
 _MAX_MESSAGE_CHARS = 1000
+_UNNAMED = "The agent failed without saying why"
 # The frame wraps the result in its own object, and JSON escapes may lengthen what was counted.
 _FRAME_MARGIN_BYTES = 64 * 1024
 
@@ -78,9 +79,12 @@ def max_report_bytes(limits: Limits) -> int:
     return HEADER.size + limits.report_bytes + _FRAME_MARGIN_BYTES
 
 
-def read_outcome(seen: Observed, limits: Limits) -> Outcome:
-    """Judge a job by what was observed first and by what it reported last."""
-    reason, message, details = _judge(seen, limits)
+def read_outcome(seen: Observed, limits: Limits, mode: Mode) -> Outcome:
+    """Judge a job by what was observed first and by what it reported last.
+
+    An execution that returned has an object as `details["result"]`.
+    """
+    reason, message, details = _judge(seen, limits, mode)
     return Outcome(
         reason=reason,
         message=message,
@@ -94,8 +98,15 @@ def read_outcome(seen: Observed, limits: Limits) -> Outcome:
 
 _Verdict = tuple[StopReason, str, dict[str, Any]]
 
+# The one way in which each mode ends well: no other word of success is believed.
+_SUCCESS = {
+    Mode.EXECUTE: ReportKind.RETURNED,
+    Mode.VALIDATE: ReportKind.VALIDATED,
+    Mode.PROBE: ReportKind.PROBED,
+}
 
-def _judge(seen: Observed, limits: Limits) -> _Verdict:
+
+def _judge(seen: Observed, limits: Limits, mode: Mode) -> _Verdict:
     observed = _judge_by_observation(seen, limits)
     if observed is not None:
         return (*observed, {})
@@ -105,7 +116,14 @@ def _judge(seen: Observed, limits: Limits) -> _Verdict:
         return StopReason.NOT_JSON, f"The result is not valid JSON: {exc}.", {}
     if report is None:
         return StopReason.EXITED, _exit_message(_exit_code(seen.status)), {}
-    return _judge_by_report(report, limits)
+    kind = ReportKind(report["kind"])
+    if kind is _SUCCESS[mode] and (mode is not Mode.EXECUTE or _has_object(report)):
+        return StopReason.RETURNED, "", report
+    return _judge_failure(kind, report, limits)
+
+
+def _has_object(report: dict[str, Any]) -> bool:
+    return isinstance(report.get("result"), dict)
 
 
 def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, str] | None:
@@ -157,18 +175,13 @@ def _read_report(data: bytes, max_bytes: int) -> dict[str, Any] | None:
     return value
 
 
-def _judge_by_report(report: dict[str, Any], limits: Limits) -> _Verdict:
-    kind = ReportKind(report["kind"])
+def _judge_failure(kind: ReportKind, report: dict[str, Any], limits: Limits) -> _Verdict:
     text = one_line(report.get("message"))
     match kind:
-        case ReportKind.RETURNED if isinstance(report.get("result"), dict):
-            return StopReason.RETURNED, "", report
-        case ReportKind.VALIDATED | ReportKind.PROBED:
-            return StopReason.RETURNED, "", report
         case ReportKind.EXCEPTION:
-            return StopReason.EXCEPTION, text + _place(report), report
+            return StopReason.EXCEPTION, (text or _UNNAMED) + _place(report), report
         case ReportKind.IMPORT_FAILED:
-            return StopReason.IMPORT_FAILED, text + _place(report), report
+            return StopReason.IMPORT_FAILED, (text or _UNNAMED) + _place(report), report
         case ReportKind.OUTPUT_TOO_LARGE:
             return StopReason.OUTPUT_TOO_LARGE, _too_large(report, limits), report
         case ReportKind.OUT_OF_MEMORY:
@@ -179,8 +192,8 @@ def _judge_by_report(report: dict[str, Any], limits: Limits) -> _Verdict:
                 {},
             )
         case ReportKind.EXITED:
-            code = report.get("code")
-            return StopReason.EXITED, _exit_message(code if isinstance(code, int) else 1), {}
+            code = _number(report.get("code"))
+            return StopReason.EXITED, _exit_message(1 if code is None else code), {}
         case ReportKind.SANDBOX_FAILURE:
             return StopReason.SANDBOX_FAILURE, f"Sandbox set-up failed ({text}).", {}
         case _:
@@ -192,12 +205,19 @@ def one_line(value: object) -> str:
     return " ".join(value.split())[:_MAX_MESSAGE_CHARS] if isinstance(value, str) else ""
 
 
+def _number(value: object) -> int | None:
+    """Return a child's whole number if it is one of 64 bits: others would fill the message."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if abs(value) < 2**63 else None
+
+
 def _place(report: dict[str, Any]) -> str:
-    file, line = one_line(report.get("file")), report.get("line")
-    return f" ({file}, line {line})" if file and isinstance(line, int) else ""
+    file, line = one_line(report.get("file")), _number(report.get("line"))
+    return f" ({file}, line {line})" if file and line is not None else ""
 
 
 def _too_large(report: dict[str, Any], limits: Limits) -> str:
-    size = report.get("bytes")
-    found = f"{size:,} bytes" if isinstance(size, int) else "too large"
+    size = _number(report.get("bytes"))
+    found = "too large" if size is None else f"{size:,} bytes"
     return f"The result is {found}; at most {limits.report_bytes:,} bytes are kept."

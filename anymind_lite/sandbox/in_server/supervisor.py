@@ -118,7 +118,7 @@ class Supervisor:
                 if not failure:
                     conversation.drive(self._kill_zygote)
             seen = conversation.observed(failure, started_at)
-        return read_outcome(seen, job.limits)
+        return read_outcome(seen, job.limits, job.mode)
 
     def cancel(self, key: str) -> bool:
         """Kill a running job with all its processes; return whether there was one.
