@@ -7,6 +7,7 @@ there has lost and leaves it alone. A build may run more than once and takes eff
 import logging
 import secrets
 import time
+from collections.abc import Container
 from pathlib import Path
 
 from peewee import fn
@@ -70,9 +71,9 @@ class Builder:
         self._claims: set[str] = set()
 
     @property
-    def claims(self) -> frozenset[str]:
-        """The tokens of the builds that run now in this process."""
-        return frozenset(self._claims)
+    def claims(self) -> Container[str]:
+        """The tokens of the builds that run in this process, at the moment of asking."""
+        return self._claims
 
     def build_version(self, version_id: int) -> None:
         """Build one queued version; does nothing when it is not queued (any more)."""

@@ -5,7 +5,7 @@ that is gone. Later, a build is alive when this process holds its claim.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Container
 
 from anymind_lite.clock import utc_now
 from anymind_lite.database import write_transaction
@@ -49,14 +49,15 @@ def recover_at_start() -> None:
         logger.warning("event=recovered executions=%d builds=%d", interrupted, requeued)
 
 
-def requeue_orphans(claims: Collection[str]) -> int:
-    """building -> queued for every build that nobody holds; failed after too many attempts."""
-    orphans = (
-        AgentVersion.select()
-        .where(AgentVersion.status == VersionStatus.BUILDING)
-        .where(AgentVersion.claim.not_in(list(claims)))
-    )
-    return sum(_requeue(version) for version in list(orphans))
+def requeue_orphans(claims: Container[str]) -> int:
+    """building -> queued for every build that nobody holds; failed after too many attempts.
+
+    `claims` is asked after the rows were read: a copy from before would miss the builds that began
+    meanwhile, and take them from their holder.
+    """
+    building = list(AgentVersion.select().where(AgentVersion.status == VersionStatus.BUILDING))
+    orphans = [version for version in building if version.claim not in claims]
+    return sum(_requeue(version) for version in orphans)
 
 
 def _requeue(version: AgentVersion) -> bool:
