@@ -62,10 +62,7 @@ class ArtifactStore:
             if not is_tar_gz(temporary):
                 raise InvalidInput("File must be a .tar.gz archive")
             path = f"agents/{agent_id}/artifacts/agent_{agent_id}_{token}.tar.gz"
-            target = self._root / path
-            make_dir_durable(target.parent)
-            temporary.rename(target)
-            fsync_dir(target.parent)
+            _rename_durable(temporary, self._root / path)
         finally:
             temporary.unlink(missing_ok=True)
         return SavedArtifact(path, sha256, size)
@@ -141,3 +138,14 @@ class ArtifactStore:
     def free_bytes(self) -> int:
         """Return the room left on the store's disk."""
         return shutil.disk_usage(self._root).free
+
+
+def _rename_durable(path: Path, target: Path) -> None:
+    """Give a file its final name so that it survives a power cut, or take the name back."""
+    make_dir_durable(target.parent)
+    path.rename(target)
+    try:
+        fsync_dir(target.parent)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise

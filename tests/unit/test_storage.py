@@ -1,0 +1,233 @@
+"""The artifact store: whole files or none, and unpacked code put in place as a whole."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from anymind_lite import storage
+from anymind_lite.errors import BuildError, InvalidInput, TooLarge
+from anymind_lite.storage import ArtifactStore
+from tests.live_server import pack_agent
+from tests.waiting import DEADLINE_SECONDS
+
+ARCHIVE = pack_agent("def handle(payload): pass\n") + b"padding"
+CAP = len(ARCHIVE)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    store = ArtifactStore(tmp_path / "artifacts", tmp_path / "code", max_upload_bytes=CAP)
+    store.start()
+    return store
+
+
+def files_under(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def in_chunks(content: bytes, size: int) -> Iterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+class TestSaveArtifact:
+    @pytest.mark.parametrize("size", [1, 7, CAP, 10 * CAP])
+    def test_keeps_the_very_bytes(self, store: ArtifactStore, tmp_path: Path, size: int) -> None:
+        saved = store.save_artifact(5, in_chunks(ARCHIVE, size))
+        path = store.artifact_path(saved.path)
+        assert path.read_bytes() == ARCHIVE
+        assert (saved.sha256, saved.size_bytes) == (hashlib.sha256(ARCHIVE).hexdigest(), CAP)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert files_under(tmp_path) == [f"artifacts/{saved.path}"]
+
+    def test_names_are_unique(self, store: ArtifactStore) -> None:
+        paths = {store.save_artifact(5, [ARCHIVE]).path for _ in range(50)}
+        assert len(paths) == 50
+        assert all(path.startswith("agents/5/artifacts/") for path in paths)
+
+    def test_threads_do_not_meet(self, store: ArtifactStore, tmp_path: Path) -> None:
+        with ThreadPoolExecutor(8) as threads:
+            saved = list(threads.map(lambda _: store.save_artifact(5, [ARCHIVE]), range(40)))
+        assert len(files_under(tmp_path)) == len({one.path for one in saved}) == 40
+
+    @pytest.mark.parametrize(
+        ("content", "error"),
+        [
+            (ARCHIVE + b"x", TooLarge),
+            (ARCHIVE * 1000, TooLarge),
+            (b"", InvalidInput),
+            (b"no archive", InvalidInput),
+            (b"PK\x03\x04" + b"\0" * 50, InvalidInput),
+            (b"\x1f\x8b", InvalidInput),
+        ],
+        ids=lambda value: repr(value)[:20],
+    )
+    def test_what_is_refused_leaves_nothing(
+        self, store: ArtifactStore, tmp_path: Path, content: bytes, error: type[Exception]
+    ) -> None:
+        with pytest.raises(error):
+            store.save_artifact(5, in_chunks(content, 50))
+        assert files_under(tmp_path) == []
+
+    def test_no_more_is_read_than_the_limit_and_one_chunk(self, store: ArtifactStore) -> None:
+        chunks = in_chunks(ARCHIVE * 10, CAP)
+        with pytest.raises(TooLarge, match=f"{CAP:,} bytes"):
+            store.save_artifact(5, chunks)
+        assert sum(len(chunk) for chunk in chunks) == 8 * CAP
+
+    @pytest.mark.parametrize("error", [ConnectionError("gone"), ValueError("bad"), SystemExit()])
+    def test_a_stream_that_breaks_leaves_nothing(
+        self, store: ArtifactStore, tmp_path: Path, error: BaseException
+    ) -> None:
+        def chunks() -> Iterator[bytes]:
+            yield ARCHIVE[:50]
+            raise error
+
+        with pytest.raises(type(error)):
+            store.save_artifact(5, chunks())
+        assert files_under(tmp_path) == []
+
+    @pytest.mark.parametrize("step", ["fsync", "rename", "fsync_dir", "make_dir_durable"])
+    def test_a_disk_that_fails_leaves_nothing(
+        self, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        owner = {"fsync": os, "rename": Path}.get(step, storage)
+        monkeypatch.setattr(owner, step, fail)
+        with pytest.raises(OSError, match="No space"):
+            store.save_artifact(5, [ARCHIVE])
+        assert files_under(tmp_path) == []
+
+
+class TestVerifyArtifact:
+    def test_takes_what_was_saved(self, store: ArtifactStore) -> None:
+        saved = store.save_artifact(5, [ARCHIVE])
+        store.verify_artifact(saved.path, saved.sha256)
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (None, "missing"),
+            (b"", "damaged"),
+            (ARCHIVE[:-1], "damaged"),
+            (ARCHIVE + b"x", "damaged"),
+            (b"\0" * CAP, "damaged"),
+        ],
+    )
+    def test_refuses_what_changed(
+        self, store: ArtifactStore, content: bytes | None, reason: str
+    ) -> None:
+        saved = store.save_artifact(5, [ARCHIVE])
+        path = store.artifact_path(saved.path)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(BuildError, match=f"{reason} on the server; upload it again"):
+            store.verify_artifact(saved.path, saved.sha256)
+
+    def test_discarding_twice_is_no_error(self, store: ArtifactStore, tmp_path: Path) -> None:
+        saved = store.save_artifact(5, [ARCHIVE])
+        store.discard_artifact(saved.path)
+        store.discard_artifact(saved.path)
+        assert files_under(tmp_path) == []
+
+
+def write_code(folder: Path, root: str = "", text: str = "code") -> str:
+    (folder / root).mkdir(exist_ok=True)
+    (folder / root / "main.py").write_text(text)
+    return root
+
+
+class TestInstallCode:
+    @pytest.mark.parametrize("root", ["", "project"])
+    def test_the_agents_root_is_put_in_place(
+        self, store: ArtifactStore, tmp_path: Path, root: str
+    ) -> None:
+        folder = store.install_code(5, 7, lambda into: write_code(into, root))
+        assert folder == store.code_dir(5, 7)
+        assert files_under(tmp_path / "code") == ["5/7/main.py"]
+        assert os.listdir(tmp_path / "code") == ["5"]
+
+    @pytest.mark.parametrize("error", [BuildError("no archive"), OSError(28, "full")])
+    def test_failed_unpacking_leaves_nothing(
+        self, store: ArtifactStore, tmp_path: Path, error: Exception
+    ) -> None:
+        def unpack(into: Path) -> str:
+            write_code(into)
+            raise error
+
+        with pytest.raises(type(error)):
+            store.install_code(5, 7, unpack)
+        assert os.listdir(tmp_path / "code") == []
+
+    def test_of_two_threads_the_first_wins_and_both_get_its_code(
+        self, store: ArtifactStore, tmp_path: Path
+    ) -> None:
+        both_unpacked = threading.Barrier(2)
+
+        def install(name: str) -> str:
+            def unpack(into: Path) -> str:
+                root = write_code(into, text=name)
+                both_unpacked.wait(DEADLINE_SECONDS)
+                return root
+
+            return (store.install_code(5, 7, unpack) / "main.py").read_text()
+
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(install, ["a", "b"])
+        assert first == second
+        assert files_under(tmp_path / "code") == ["5/7/main.py"]
+        assert os.listdir(tmp_path / "code") == ["5"]
+
+    def test_something_else_in_the_way_is_an_error(
+        self, store: ArtifactStore, tmp_path: Path
+    ) -> None:
+        (tmp_path / "code" / "5").mkdir()
+        (tmp_path / "code" / "5" / "7").touch()
+        with pytest.raises(OSError, match="7"):
+            store.install_code(5, 7, write_code)
+        assert os.listdir(tmp_path / "code") == ["5"]
+
+    def test_removed_code_can_be_installed_again(self, store: ArtifactStore) -> None:
+        for _ in range(2):
+            store.install_code(5, 7, write_code)
+            store.remove_code(5, 7)
+            store.remove_code(5, 7)
+            assert not store.code_dir(5, 7).exists()
+
+
+def test_removing_an_agent_takes_its_files_and_no_others(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    for agent_id in (5, 55):
+        for version_id in (1, 2):
+            store.save_artifact(agent_id, [ARCHIVE])
+            store.install_code(agent_id, version_id, write_code)
+    store.remove_agent(5)
+    store.remove_agent(5)
+    assert os.listdir(tmp_path / "artifacts" / "agents") == ["55"]
+    assert len(files_under(tmp_path / "artifacts")) == 2
+    assert files_under(tmp_path / "code") == ["55/1/main.py", "55/2/main.py"]
+
+
+def test_start_drops_unfinished_uploads_and_code_and_keeps_artifacts(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    saved = store.save_artifact(5, [ARCHIVE])
+    store.install_code(5, 7, write_code)
+    (tmp_path / "artifacts" / ".incoming" / "half").write_bytes(b"x")
+    (tmp_path / "code" / ".new-1").mkdir()
+    store.start()
+    assert files_under(tmp_path) == [f"artifacts/{saved.path}"]
+    assert os.listdir(tmp_path / "code") == []
+
+
+def test_free_room_is_told(store: ArtifactStore) -> None:
+    assert store.free_bytes() > 0
