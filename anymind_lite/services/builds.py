@@ -105,8 +105,9 @@ class Builder:
             log.add(f"Build failed: {exc}")
             status = VersionStatus.FAILED
         if not finish_build(version, claim, status, log.text(), manifest):
+            # The code belongs to the build that holds the claim now.
             logger.info("event=build_superseded version_id=%d", version.id)
-        if status is VersionStatus.FAILED:
+        elif status is VersionStatus.FAILED:
             self._store.remove_code(version.agent_id, version.id)
 
     def _validate(

@@ -1,0 +1,246 @@
+"""Builds: one holder at a time, and whoever lost the claim changes nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anymind_lite.archive import ArchiveLimits
+from anymind_lite.database import write_transaction
+from anymind_lite.manifest import Manifest, load_manifest
+from anymind_lite.models import Agent, AgentVersion, VersionStatus
+from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.sandbox.policy import MEGABYTE, Limits
+from anymind_lite.services.builds import Builder, finish_build, mark_building
+from anymind_lite.services.recovery import requeue_orphans
+from anymind_lite.storage import ArtifactStore
+from tests.live_server import pack_agent
+from tests.unit.conftest import Rows
+
+READY, FAILED = VersionStatus.READY, VersionStatus.FAILED
+MANIFEST = b"name: test\nentrypoint: main:handle\n"
+GOOD = "def handle(payload):\n    return payload\n"
+BROKEN = "def handle(payload)\n"
+
+
+@pytest.fixture
+def agent(rows: Rows) -> Agent:
+    return rows.agent(status="building")
+
+
+@pytest.fixture
+def version(rows: Rows, agent: Agent) -> AgentVersion:
+    return rows.version(agent, status="queued")
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return load_manifest(MANIFEST, ["main.py"])
+
+
+def row_of(version: AgentVersion) -> dict[str, Any]:
+    found: dict[str, Any] = AgentVersion.select().where(AgentVersion.id == version.id).dicts().get()
+    return found
+
+
+def agent_state(agent: Agent) -> tuple[str, int | None]:
+    again = Agent.get_by_id(agent.id)
+    return again.status, again.current_version_id
+
+
+class TestGuards:
+    def test_second_claim_loses(self, version: AgentVersion) -> None:
+        assert mark_building(version.id, "first")
+        before = row_of(version)
+        assert not mark_building(version.id, "second")
+        assert row_of(version) == before
+        assert (before["claim"], before["attempts"]) == ("first", 1)
+
+    @pytest.mark.parametrize("status", ["building", "ready", "failed"])
+    def test_only_a_queued_version_is_claimed(self, rows: Rows, agent: Agent, status: str) -> None:
+        other = rows.version(agent, status=status)
+        before = row_of(other)
+        assert not mark_building(other.id, "mine")
+        assert row_of(other) == before
+
+    def test_unknown_version_is_not_claimed(self, version: AgentVersion) -> None:
+        assert not mark_building(version.id + 1, "mine")
+
+    @pytest.mark.parametrize("status", [READY, FAILED])
+    def test_holder_ends_the_build_with_the_agent(
+        self, agent: Agent, version: AgentVersion, manifest: Manifest, status: VersionStatus
+    ) -> None:
+        mark_building(version.id, "mine")
+        assert finish_build(version, "mine", status, "log", manifest)
+        row = row_of(version)
+        assert (row["status"], row["claim"], row["build_log"]) == (status, None, "log")
+        assert row["entrypoint"] == "main:handle"
+        current = version.id if status is READY else None
+        assert agent_state(agent) == (status.value, current)
+
+    @pytest.mark.parametrize("status", [READY, FAILED])
+    def test_superseded_build_changes_nothing(
+        self, agent: Agent, version: AgentVersion, manifest: Manifest, status: VersionStatus
+    ) -> None:
+        mark_building(version.id, "lost")
+        requeue_orphans(())
+        for step in ("queued", "building"):
+            if step == "building":
+                mark_building(version.id, "mine")
+            before = row_of(version), agent_state(agent)
+            assert before[0]["status"] == step
+            assert not finish_build(version, "lost", status, "log", manifest)
+            assert (row_of(version), agent_state(agent)) == before
+
+    def test_a_build_ends_once(self, version: AgentVersion, manifest: Manifest) -> None:
+        mark_building(version.id, "mine")
+        assert finish_build(version, "mine", READY, "log", manifest)
+        before = row_of(version)
+        assert not finish_build(version, "mine", FAILED, "again", None)
+        assert row_of(version) == before
+
+    def test_end_of_a_deleted_version_is_no_error(
+        self, agent: Agent, version: AgentVersion, manifest: Manifest
+    ) -> None:
+        mark_building(version.id, "mine")
+        with write_transaction():
+            Agent.delete().where(Agent.id == agent.id).execute()
+        assert not finish_build(version, "mine", READY, "log", manifest)
+
+    @pytest.mark.parametrize(("status", "is_current"), [(READY, True), (FAILED, False)])
+    def test_archived_agent_stays_archived(
+        self,
+        agent: Agent,
+        version: AgentVersion,
+        manifest: Manifest,
+        status: VersionStatus,
+        is_current: bool,
+    ) -> None:
+        mark_building(version.id, "mine")
+        with write_transaction():
+            Agent.update(status="archived").where(Agent.id == agent.id).execute()
+        assert finish_build(version, "mine", status, "log", manifest)
+        assert agent_state(agent) == ("archived", version.id if is_current else None)
+
+    def test_failed_build_leaves_the_current_version(
+        self, rows: Rows, agent: Agent, version: AgentVersion, manifest: Manifest
+    ) -> None:
+        mark_building(version.id, "a")
+        finish_build(version, "a", READY, "log", manifest)
+        newer = rows.version(agent, status="queued")
+        mark_building(newer.id, "b")
+        finish_build(newer, "b", FAILED, "log", None)
+        assert agent_state(agent) == ("failed", version.id)
+
+    def test_older_version_that_ends_last_does_not_become_current(
+        self, rows: Rows, agent: Agent, version: AgentVersion, manifest: Manifest
+    ) -> None:
+        newer = rows.version(agent, status="queued")
+        for one in (newer, version):
+            mark_building(one.id, "mine")
+            finish_build(one, "mine", READY, "log", manifest)
+        assert agent_state(agent) == ("ready", newer.id)
+
+
+@dataclass
+class Workshop:
+    """A real builder with all that it needs."""
+
+    store: ArtifactStore
+    sandbox: Supervisor
+    builder: Builder
+    rows: Rows
+
+    def upload(self, agent: Agent, archive: bytes) -> AgentVersion:
+        artifact = self.store.save_artifact(agent.id, [archive])
+        return self.rows.version(
+            agent, tarball_path=artifact.path, tarball_sha256=artifact.sha256, status="queued"
+        )
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
+    sandbox = Supervisor(tmp_path / "scratch")
+    sandbox.start()
+    store = ArtifactStore(tmp_path / "store", tmp_path / "code", max_upload_bytes=100_000)
+    store.start()
+    builder = Builder(
+        store=store,
+        sandbox=sandbox,
+        limits=Limits(wall_seconds=60),
+        archive_limits=ArchiveLimits(max_bytes=MEGABYTE, max_files=100),
+    )
+    yield Workshop(store, sandbox, builder, rows)
+    sandbox.stop()
+
+
+class TestBuilder:
+    @pytest.mark.parametrize(
+        ("source", "status", "text"),
+        [
+            (GOOD, "ready", "Build completed successfully"),
+            (BROKEN, "failed", "SyntaxError"),
+            ("import nothing_like_it\n", "failed", "nothing_like_it is neither in the archive"),
+            ("def handel(payload): pass\n", "failed", "Functions found: handel."),
+        ],
+    )
+    def test_the_log_says_what_came_of_it(
+        self, workshop: Workshop, agent: Agent, source: str, status: str, text: str
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(source))
+        workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert (row["status"], row["attempts"], row["claim"]) == (status, 1, None)
+        assert text in row["build_log"]
+        folder = workshop.store.code_dir(agent.id, version.id)
+        assert folder.is_dir() == (status == "ready")
+
+    def test_building_twice_takes_effect_once(self, workshop: Workshop, agent: Agent) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+        workshop.builder.build_version(version.id)
+        before = row_of(version)
+        workshop.builder.build_version(version.id)
+        assert row_of(version) == before
+
+    def test_damaged_artifact_fails_with_what_to_do(self, workshop: Workshop, agent: Agent) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+        workshop.store.artifact_path(version.tarball_path).write_bytes(pack_agent(BROKEN))
+        workshop.builder.build_version(version.id)
+        assert row_of(version)["status"] == "failed"
+        assert "upload it again" in row_of(version)["build_log"]
+
+    def test_an_error_of_ours_leaves_the_row_to_recovery(
+        self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+
+        def fail(*_: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(workshop.store, "verify_artifact", fail)
+        workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert row["status"] == "building"
+        assert row["claim"] not in workshop.builder.claims
+        assert requeue_orphans(workshop.builder.claims) == 1
+        monkeypatch.undo()
+        workshop.builder.build_version(version.id)
+        assert (row_of(version)["status"], row_of(version)["attempts"]) == ("ready", 2)
+
+    def test_superseded_build_that_fails_leaves_the_code_to_the_other(
+        self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(BROKEN))
+        run = workshop.sandbox.run
+
+        def supersede(*args: Any, **kwargs: Any) -> Any:
+            requeue_orphans(())
+            mark_building(version.id, "other")
+            return run(*args, **kwargs)
+
+        monkeypatch.setattr(workshop.sandbox, "run", supersede)
+        workshop.builder.build_version(version.id)
+        assert row_of(version)["claim"] == "other"
+        assert workshop.store.code_dir(agent.id, version.id).is_dir()
