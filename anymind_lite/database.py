@@ -5,6 +5,7 @@ One file in WAL mode with `synchronous=FULL`: what a client was told is done sur
 Readers never wait. Writers go one at a time through `write_transaction()`.
 """
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _PRAGMAS = {
     "mmap_size": 0,
 }
 _LOCK_TIMEOUT_SECONDS = 10
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ServerDatabase(SqliteDatabase):
@@ -99,7 +101,18 @@ def _migrate(opened: ServerDatabase, path: Path) -> None:
             f"The database {path} was written by a newer version of Anymind Lite "
             f"(it has {unknown[-1]}). Upgrade this installation, or use another data folder."
         )
+    if not runner.applied() and (foreign := _tables_of_others(opened, runner)):
+        raise StartupError(
+            f"The database {path} belongs to another program (it has the table {foreign[0]}). "
+            "Set DATABASE_URL to another file."
+        )
     runner.up()
+
+
+def _tables_of_others(opened: ServerDatabase, runner: Runner) -> list[str]:
+    # The migrations' own table may stand there without a row: a start was killed right after it.
+    names = [name for name in opened.get_tables() if name != runner.table_name]
+    return [name for name in names if not name.startswith("sqlite_")]
 
 
 @contextmanager
@@ -137,14 +150,13 @@ class PreparedSelect:
 
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error, or one that it hides, is a full disk or an exhausted quota."""
-    seen: BaseException | None = error
-    while seen is not None:
-        # Peewee's own ROLLBACK fails after SQLITE_FULL and hides the cause behind its error.
-        text = str(seen)
-        if "database or disk is full" in text or getattr(seen, "errno", None) in _FULL_ERRNOS:
+    # Peewee's own ROLLBACK fails after SQLITE_FULL and hides the cause behind its error.
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if "database or disk is full" in str(one) or getattr(one, "errno", 0) in _FULL_ERRNOS:
             return True
-        seen = seen.__cause__ or seen.__context__
+        seen.add(id(one))
+        hidden = (one.__cause__, one.__context__)
+        waiting += [each for each in hidden if each is not None and id(each) not in seen]
     return False
-
-
-_FULL_ERRNOS = (28, 122)  # ENOSPC, EDQUOT (errno(3))

@@ -1,0 +1,293 @@
+"""The database: its pragmas, its one writer at a time, what refuses to open, a full disk."""
+
+import errno
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from peewee import DatabaseError, IntegrityError
+
+from anymind_lite.database import (
+    PreparedSelect,
+    ServerDatabase,
+    is_disk_full,
+    open_database,
+    write_transaction,
+)
+from anymind_lite.errors import StartupError
+from anymind_lite.models import Agent, User
+from tests.unit.conftest import Rows
+from tests.waiting import DEADLINE_SECONDS
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "other.sqlite3"
+
+
+def close(path: Path) -> None:
+    open_database(path).close_all()
+
+
+class TestOpen:
+    @pytest.mark.parametrize(
+        ("pragma", "value"),
+        [
+            ("journal_mode", "wal"),
+            ("synchronous", 2),  # FULL
+            ("foreign_keys", 1),
+            ("journal_size_limit", 4 * 1024 * 1024),
+            ("mmap_size", 0),
+            ("busy_timeout", 10_000),
+        ],
+    )
+    def test_pragmas_are_in_force_on_every_threads_connection(
+        self, database: ServerDatabase, pragma: str, value: object
+    ) -> None:
+        def look() -> object:
+            row = database.execute_sql(f"PRAGMA {pragma}").fetchone()
+            return row[0] if row else 0  # without mmap SQLite answers mmap_size with nothing
+
+        with ThreadPoolExecutor(1) as thread:
+            assert [look(), thread.submit(look).result()] == [value, value]
+
+    def test_the_file_is_its_owners_alone(self, database: ServerDatabase, tmp_path: Path) -> None:
+        assert stat.S_IMODE((tmp_path / "anymind.sqlite3").stat().st_mode) == 0o600
+
+    def test_what_was_written_is_there_after_reopening(self, rows: Rows, tmp_path: Path) -> None:
+        user = rows.user()
+        opened = open_database(tmp_path / "anymind.sqlite3")
+        assert User.get_by_id(user.id).email == user.email
+        opened.close_all()
+
+    def test_closing_reaches_the_connections_of_all_threads(self, path: Path) -> None:
+        opened = open_database(path)
+        with ThreadPoolExecutor(4) as threads:
+            barrier = threading.Barrier(4)
+
+            def connect() -> sqlite3.Connection:
+                barrier.wait(DEADLINE_SECONDS)
+                connection: sqlite3.Connection = opened.connection()
+                return connection
+
+            futures = [threads.submit(connect) for _ in range(4)]
+            connections = [future.result() for future in futures]
+            opened.close_all()
+        for connection in connections:
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                connection.execute("SELECT 1")
+
+
+def spoil_header(path: Path) -> None:
+    path.write_bytes(b"\0" * 100 + path.read_bytes()[100:])
+
+
+def spoil_pages(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for start in range(4096, len(content), 4096):
+        content[start : start + 200] = b"\xaa" * 200
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def put_text(path: Path) -> None:
+    path.write_text("no database at all\n" * 100)
+
+
+def put_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+
+
+class TestRefusal:
+    @pytest.mark.parametrize("spoil", [spoil_header, spoil_pages, cut, put_text, put_folder])
+    def test_what_is_no_sound_database_names_the_file_and_the_fix(
+        self, path: Path, spoil: Callable[[Path], None]
+    ) -> None:
+        close(path)
+        spoil(path)
+        before = path.read_bytes() if path.is_file() else b""
+        with pytest.raises(StartupError) as caught:
+            open_database(path)
+        assert str(path) in str(caught.value)
+        assert "Restore it from a backup" in str(caught.value)
+        assert (path.read_bytes() if path.is_file() else b"") == before
+
+    def test_database_of_another_program_is_left_to_it(self, path: Path) -> None:
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE user (name TEXT)")
+        with pytest.raises(StartupError, match=r"another program.*table user.*DATABASE_URL"):
+            open_database(path)
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("user",)]
+        connection.close()
+
+    def test_start_that_was_killed_before_the_first_migration_is_made_up_for(
+        self, path: Path
+    ) -> None:
+        close(path)
+        with sqlite3.connect(path) as connection:
+            tables = [name for (name,) in connection.execute(TABLES)]
+            (history,) = [name for name in tables if "migration" in name]
+            connection.execute(f"DELETE FROM {history}")
+            for name in tables:
+                if name != history:
+                    connection.execute(f"DROP TABLE {name}")
+        connection.close()
+        close(path)
+
+    def test_newer_schema_asks_for_an_upgrade(self, path: Path) -> None:
+        close(path)
+        with sqlite3.connect(path) as connection:
+            tables = [name for (name,) in connection.execute(TABLES)]
+            (history,) = [name for name in tables if "migration" in name]
+            connection.execute(
+                f"INSERT INTO {history} (name, applied) VALUES ('9999_later', '2030-01-01')"
+            )
+        connection.close()
+        with pytest.raises(StartupError, match=r"newer version.*9999_later.*Upgrade"):
+            open_database(path)
+
+
+class TestWriteTransaction:
+    def test_nothing_stays_of_a_block_that_raises(self, rows: Rows) -> None:
+        user = rows.user()
+
+        def write() -> None:
+            with write_transaction():
+                User.update(full_name="changed").where(User.id == user.id).execute()
+                User.create(email="b", username="b", password_hash="", created_at="")
+                raise ValueError("inside")
+
+        with pytest.raises(ValueError, match="inside"):
+            write()
+        assert User.select().count() == 1
+        assert User.get_by_id(user.id).full_name is None
+
+    def test_a_block_may_stand_in_another(self, rows: Rows) -> None:
+        user = rows.user()
+
+        def write() -> None:
+            with write_transaction():
+                with write_transaction():
+                    User.update(full_name="inner").where(User.id == user.id).execute()
+                raise ValueError("outside")
+
+        with pytest.raises(ValueError, match="outside"):
+            write()
+        assert User.get_by_id(user.id).full_name is None
+
+    def test_threads_that_read_then_write_never_meet_a_lock_error(self, rows: Rows) -> None:
+        agent = rows.agent(current_version_id=0)
+        start = threading.Barrier(2)
+
+        def count_up() -> None:
+            start.wait(DEADLINE_SECONDS)
+            for _ in range(200):
+                with write_transaction():
+                    before = Agent.get_by_id(agent.id).current_version_id
+                    Agent.update(current_version_id=before + 1).execute()
+
+        with ThreadPoolExecutor(2) as threads:
+            for future in [threads.submit(count_up) for _ in range(2)]:
+                future.result(DEADLINE_SECONDS)
+        assert Agent.get_by_id(agent.id).current_version_id == 400
+
+    def test_a_reader_sees_the_old_row_until_the_end(self, rows: Rows) -> None:
+        user = rows.user()
+
+        def read() -> object:
+            return User.get_by_id(user.id).full_name
+
+        with ThreadPoolExecutor(1) as thread:
+            with write_transaction():
+                User.update(full_name="new").execute()
+                assert thread.submit(read).result(DEADLINE_SECONDS) is None
+            assert thread.submit(read).result(DEADLINE_SECONDS) == "new"
+
+
+@pytest.fixture
+def full(database: ServerDatabase, rows: Rows) -> Iterator[ServerDatabase]:
+    """A database that cannot grow by more than a few pages."""
+    rows.user()
+    pages = database.execute_sql("PRAGMA page_count").fetchone()[0]
+    database.execute_sql(f"PRAGMA max_page_count = {pages + 2}")
+    yield database
+    database.execute_sql("PRAGMA max_page_count = 1000000")
+
+
+def write_much() -> None:
+    with write_transaction():
+        for number in range(100):
+            User.create(
+                email=f"e{number}", username=f"u{number}", password_hash="x" * 5000, created_at=""
+            )
+
+
+class TestDiskFull:
+    def test_is_seen_through_what_peewee_makes_of_it(self, full: ServerDatabase) -> None:
+        with pytest.raises(DatabaseError) as caught:
+            write_much()
+        assert is_disk_full(caught.value)
+        assert User.select().count() == 1
+
+    def test_writing_goes_on_when_there_is_room_again(self, full: ServerDatabase) -> None:
+        with pytest.raises(DatabaseError):
+            write_much()
+        full.execute_sql("PRAGMA max_page_count = 1000000")
+        write_much()
+        assert User.select().count() == 101
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (OSError(errno.ENOSPC, "x"), True),
+            (OSError(errno.EDQUOT, "x"), True),
+            (OSError(errno.EIO, "x"), False),
+            (sqlite3.OperationalError("database or disk is full"), True),
+            (sqlite3.OperationalError("database is locked"), False),
+            (IntegrityError("UNIQUE constraint failed"), False),
+            (ValueError(), False),
+        ],
+    )
+    def test_tells_a_full_disk_from_other_errors_at_any_depth(
+        self, error: BaseException, expected: bool
+    ) -> None:
+        as_cause, as_context, as_both = ValueError("a"), ValueError("b"), ValueError("c")
+        as_cause.__cause__ = error
+        as_context.__context__ = as_cause
+        as_both.__cause__, as_both.__context__ = ValueError("other"), as_context
+        for one in (error, as_cause, as_context, as_both):
+            assert is_disk_full(one) is expected
+
+    def test_errors_that_name_each_other_end_the_search(self) -> None:
+        one, other = ValueError("one"), ValueError("other")
+        one.__cause__, other.__cause__ = other, one
+        assert not is_disk_full(one)
+
+
+class TestPreparedSelect:
+    def test_finds_what_the_query_finds(self, rows: Rows) -> None:
+        agents = [rows.agent(name=f"agent {number}") for number in range(3)]
+        prepared = PreparedSelect(Agent.select().where(Agent.id == 0, Agent.user == 0))
+        for agent in agents:
+            query = Agent.select().where(Agent.id == agent.id, Agent.user == agent.user_id)
+            found = prepared.find(agent.id, agent.user_id)
+            assert found.__data__ == query.get().__data__
+            assert isinstance(found, Agent)
+        assert prepared.find(agents[0].id, agents[1].user_id) is None
+        assert prepared.find(0, 0) is None
+
+    def test_values_are_never_part_of_the_sql(self, rows: Rows) -> None:
+        rows.user()
+        prepared = PreparedSelect(User.select().where(User.email == ""))
+        assert prepared.find("' OR 1=1 --") is None
