@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,24 +118,32 @@ class BuildQueue:
             self._build(version_id)
 
     def _open(self) -> SqliteHuey:
-        try:
-            return self._open_file()
-        except sqlite3.DatabaseError:
+        if not _is_sound(self._path):
             logger.warning("event=queue_replaced path=%s", self._path)
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-            return self._open_file()
-
-    def _open_file(self) -> SqliteHuey:
         # No results, no fsync: a lost message costs nothing (see above). 0600: it holds pickles.
         self._path.touch(mode=0o600)
-        huey = SqliteHuey(
+        return SqliteHuey(
             "builds",
             filename=str(self._path),
             fsync=False,
             results=False,
             storage_class=_WakingStorage,
         )
-        if huey.storage.sql("pragma quick_check(1)", results=True)[0][0] != "ok":
-            raise sqlite3.DatabaseError("the queue file is damaged")
-        return huey
+
+
+def _is_sound(path: Path) -> bool:
+    """Tell whether a queue file can be used; one that is not there can.
+
+    On a connection of its own: the file may be deleted only once nobody has it open (SQLite
+    manual, "How To Corrupt", 2.4), and Huey keeps one that it failed on.
+    """
+    if not path.exists():
+        return True
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            verdict: tuple[str] = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError:
+        return False
+    return verdict == ("ok",)
