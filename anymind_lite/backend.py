@@ -107,6 +107,7 @@ class Backend:
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
         undo(self.key_usage.flush)
         undo(_every(_KEY_USAGE_SECONDS, self.key_usage.flush, name="key-usage"))
+        self.executor.slots.open()
         logger.info("event=started data_dir=%s", settings.data_dir)
 
     def _repair(self) -> None:

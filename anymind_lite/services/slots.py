@@ -43,6 +43,11 @@ class SlotPool:
                 raise Overloaded("All execution slots are busy", retry_after_seconds=1)
         return Reservation(self, turn)
 
+    def open(self) -> None:
+        """Take callers again after `close`."""
+        with self._changed:
+            self._is_closed = False
+
     def close(self) -> None:
         """Take no more callers; those in line are turned away."""
         with self._changed:

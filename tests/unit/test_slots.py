@@ -169,11 +169,13 @@ def test_idle_is_only_whom_everybody_has_left() -> None:
     assert pool.wait_until_idle(0)
 
 
-def test_closed_pool_takes_nobody() -> None:
+def test_closed_pool_takes_nobody_until_it_is_opened_again() -> None:
     pool = pool_of(1, 1)
     pool.close()
     with pytest.raises(Overloaded, match="shutting down"):
         pool.reserve()
+    pool.open()
+    assert pool.reserve().has_slot
 
 
 def test_who_waits_too_long_is_turned_away_and_loses_no_slot() -> None:

@@ -1,0 +1,156 @@
+"""The composition root: it takes all or nothing, and gives all of it back."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from anymind_lite.backend import Backend
+from anymind_lite.config import Settings, load_settings
+from anymind_lite.errors import StartupError
+from anymind_lite.services.accounts import Registration, register
+from anymind_lite.services.agents import create_agent, get_agent
+from anymind_lite.services.executions import execute_agent
+from anymind_lite.services.versions import create_version
+from tests.live_server import pack_agent
+from tests.processes import descendants
+from tests.waiting import wait_for
+
+ECHO = pack_agent("def handle(payload):\n    return payload\n")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    environ = {"PASSWORD_HASH_ROUNDS": "4"}
+    return load_settings(tmp_path, environ=environ).settings
+
+
+@pytest.fixture
+def backend(settings: Settings) -> Iterator[Backend]:
+    backend = Backend(settings)
+    yield backend
+    backend.stop()
+
+
+class Footprint:
+    """What this process holds beside memory."""
+
+    def __init__(self) -> None:
+        self.threads = set(threading.enumerate())
+        self.processes = descendants(os.getpid())
+        self.descriptors = {
+            fd: os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.exists(f"/proc/self/fd/{fd}")
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Footprint) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return repr(vars(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def footprint() -> Iterator[Footprint]:
+    before = Footprint()
+    yield before
+    wait_for(lambda: Footprint() == before, f"nothing to be left but {before}")
+
+
+def run_agent(backend: Backend, name: str) -> object:
+    """Upload, build and execute an agent; return the status of its execution."""
+    registration = Registration(f"{name}@example.com", name, "correct horse")
+    user = register(registration, passwords=backend.passwords)
+    agent = create_agent(user, name)
+    create_version(
+        user,
+        agent.id,
+        filename="agent.tar.gz",
+        chunks=[ECHO],
+        store=backend.store,
+        build_queue=backend.build_queue,
+    )
+    wait_for(lambda: get_agent(user, agent.id).status != "building", "the build")
+    return execute_agent(user, agent.id, {}, executor=backend.executor).status
+
+
+def test_second_backend_on_the_same_folder_is_refused_with_the_pid(
+    backend: Backend, settings: Settings
+) -> None:
+    backend.start()
+    running = Footprint()
+    with pytest.raises(StartupError, match=rf"pid {os.getpid()}\).*--data"):
+        Backend(settings).start()
+    assert Footprint() == running
+    assert run_agent(backend, "first") == "completed"
+
+
+def test_stop_leaves_nothing_behind_and_can_be_repeated(
+    backend: Backend, footprint: Footprint
+) -> None:
+    backend.start()
+    assert run_agent(backend, "person") == "completed"
+    backend.stop()
+    assert Footprint() == footprint
+    backend.stop()
+
+
+def test_backend_that_never_started_can_be_stopped(backend: Backend) -> None:
+    backend.stop()
+
+
+def test_backend_serves_again_after_a_second_start(backend: Backend) -> None:
+    for name in ("first", "second"):
+        backend.start()
+        assert run_agent(backend, name) == "completed"
+        backend.stop()
+
+
+def test_import_and_construction_touch_nothing(
+    settings: Settings, tmp_path: Path, footprint: Footprint
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    Backend(settings)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert Footprint() == footprint
+
+
+def damage_database(settings: Settings) -> None:
+    settings.database_path.write_text("no database" * 1000)
+
+
+def put_folder_for_queue(settings: Settings) -> None:
+    settings.queue_path.mkdir()
+
+
+def put_file_for_artifacts(settings: Settings) -> None:
+    settings.storage_path.write_text("no folder")
+
+
+def put_file_for_scratch(settings: Settings) -> None:
+    settings.run_path.mkdir()
+    (settings.run_path / "scratch").write_text("no folder")
+
+
+@pytest.mark.parametrize(
+    "spoil", [damage_database, put_folder_for_queue, put_file_for_artifacts, put_file_for_scratch]
+)
+def test_failing_start_leaves_neither_process_nor_lock(
+    settings: Settings, footprint: Footprint, spoil: Callable[[Settings], None]
+) -> None:
+    settings.data_dir.mkdir(exist_ok=True)
+    spoil(settings)
+    for _ in range(2):  # the second would be refused by a lock that the first left
+        with pytest.raises(StartupError, match=str(settings.data_dir)):
+            Backend(settings).start()
+        assert Footprint() == footprint
+
+
+def test_drain_ends_at_once_when_nothing_runs(backend: Backend) -> None:
+    backend.start()
+    assert backend.drain(0)
