@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -262,3 +263,30 @@ def test_a_killed_server_leaves_no_process_and_says_what_was_interrupted(tmp_pat
         assert row["status"] == "failed"
         assert row["error_message"] == "Interrupted by a server restart."
         assert api.execute(1, {"seconds": 0}).json["status"] == "completed"
+
+
+def test_a_lost_database_beside_artifacts_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with LiveServer(data) as live:
+        live.api.new_user("loser").deploy(pack_agent(SLEEPER))
+    for name in ("anymind.sqlite3", "anymind.sqlite3-wal", "anymind.sqlite3-shm"):
+        (data / name).unlink(missing_ok=True)
+    done = run("serve", "--port", "0", "--data", str(data))
+    assert done.returncode == 1
+    assert "is missing, but" in done.stderr
+    assert list((data / "artifacts").rglob("*.tar.gz"))
+
+
+def test_sigterm_gives_a_running_build_back(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with LiveServer(data) as live:
+        api = live.api.new_user("builder")
+        agent_id = api.new_agent()
+        before = descendants(live.process.pid)
+        version = api.upload(agent_id, pack_agent("import time\ntime.sleep(25)\n")).json
+        wait_for(lambda: descendants(live.process.pid) != before, "the build to run")
+        assert live.stop() == 0
+    with sqlite3.connect(data / "anymind.sqlite3") as database:
+        row = database.execute("SELECT id, status, attempts FROM agent_version").fetchone()
+    database.close()
+    assert row == (version["id"], "queued", 0)
