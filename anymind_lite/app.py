@@ -49,10 +49,17 @@ _CORS_MAX_AGE_SECONDS = 600
 _MAX_LOGGED_PATH_CHARS = 200
 
 
+class JsonResponse(Response):
+    """An answer that is JSON unless it says otherwise; Flask's own default is HTML."""
+
+    default_mimetype = "application/json"
+
+
 def create_app(backend: "Backend") -> Flask:
     """Return the WSGI application that serves a backend; starts and opens nothing."""
     # No static folder, no sessions: everything served has a route of its own.
     app = Flask("anymind_lite", static_folder=None)
+    app.response_class = JsonResponse
     app.extensions[EXTENSION] = backend
     settings = backend.settings
     app.config["MAX_CONTENT_LENGTH"] = max(

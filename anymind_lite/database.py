@@ -9,9 +9,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from peewee import DatabaseError, DatabaseProxy, SqliteDatabase
+from peewee import DatabaseError, DatabaseProxy, ModelSelect, SqliteDatabase
 from playhouse.migrations import Runner
 
 from anymind_lite.errors import StartupError
@@ -110,6 +112,27 @@ def write_transaction() -> Iterator[None]:
     """
     with _write_lock, database.atomic("IMMEDIATE"):
         yield
+
+
+class PreparedSelect:
+    """A select whose SQL is rendered once, for statements that every request needs.
+
+    Peewee takes some 250 us to write the SQL of a query that SQLite answers in 6. The values in the
+    query only hold the places of those that `find` gets, in the order in which they stand.
+    """
+
+    def __init__(self, query: ModelSelect) -> None:
+        self._query = query
+
+    @cached_property
+    def _sql(self) -> str:
+        # Not at import: the dialect is known only once a database is open.
+        sql: str = self._query.sql()[0]
+        return sql
+
+    def find(self, *values: object) -> Any:
+        """Return the first row as a model, or None."""
+        return next(iter(list(self._query.model.raw(self._sql, *values))), None)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from typing import Any, NoReturn, cast
 
 from flask import Request
-from marshmallow import EXCLUDE, Schema, ValidationError
+from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
 from anymind_lite.errors import InvalidInput, TooLarge
@@ -18,10 +18,8 @@ class StrictParser(FlaskParser):
     """
 
     DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {  # noqa: RUF012 (webargs declares it so)
-        "json": EXCLUDE,
-        "query": EXCLUDE,
-    }
+    # None leaves it to the schema; they exclude.
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {}  # noqa: RUF012 (webargs declares it so)
 
     def load_json(self, req: Request, schema: Schema) -> dict[str, Any]:
         """Read the body as an object."""
@@ -40,6 +38,7 @@ def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
         raise InvalidInput("Send the body as JSON with the header Content-Type: application/json")
     if (request.content_length or 0) > max_bytes:
         raise TooLarge(f"The JSON body is larger than {max_bytes} bytes")
+    request.max_content_length = max_bytes  # holds for a body of unannounced length too
     body = request.get_data(cache=False)
     if not body.strip():
         raise InvalidInput("The body is empty; send a JSON object")

@@ -2,6 +2,7 @@
 
 import time
 from ipaddress import IPv6Address, ip_address, ip_network
+from math import ceil
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
@@ -26,7 +27,8 @@ def limit_sign_in(app: Flask, *, login: str | None, register: str | None) -> Non
 
 def client_network() -> str:
     """Return the client's address; of IPv6 the network, since every client has 2^64 addresses."""
-    text = request.remote_addr or ""
+    # Never empty: Flask-Limiter passes over a limit without a key.
+    text = request.remote_addr or "unknown"
     try:
         address = ip_address(text)
     except ValueError:
@@ -44,7 +46,7 @@ def _is_failed_login(response: Response) -> bool:
 
 
 def _refuse(limit: RequestLimit) -> Response:
-    seconds = max(1, limit.reset_at - int(time.time()))
+    seconds = max(1, ceil(limit.window.reset_time - time.time()))
     response = jsonify({"detail": f"Too many attempts; try again in {seconds} seconds"})
     response.status_code = 429
     response.headers["Retry-After"] = str(seconds)

@@ -116,6 +116,7 @@ def build_document(api: DocumentedApi) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components["securitySchemes"] = _SECURITY_SCHEMES
     components["responses"] = _error_responses()
+    components["schemas"].pop("PaginationMetadata", None)  # of a feature that is not used
     for item in document["paths"].values():
         for parameter in item.get("parameters", ()):
             parameter["description"] = _PATH_PARAMETERS[parameter["name"]]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, fields
+from marshmallow import EXCLUDE, Schema, fields
 
 from anymind_lite.clock import iso_format
 from anymind_lite.models import (
@@ -35,6 +35,13 @@ from anymind_lite.services.pages import MAX_LIMIT, Page
 MAX_ID = 2**63 - 1  # SQLite's integers
 _INSTANT = "2026-01-31T09:30:00.250Z"
 _COMMON_MESSAGES = {"required": "is required", "null": "must not be null"}
+
+
+class Shape(Schema):
+    """A schema that passes over what it does not know."""
+
+    class Meta:
+        unknown = EXCLUDE
 
 
 # Fields that are read: their messages follow the field's name in a sentence -----------------------
@@ -115,7 +122,7 @@ def _one_of(description: str, words: type[Any], example: str) -> fields.String:
 # Queries ------------------------------------------------------------------------------------------
 
 
-class PageQuery(Schema):
+class PageQuery(Shape):
     """The window of a list."""
 
     skip = WholeNumber(
@@ -130,7 +137,7 @@ class ExecutionsQuery(PageQuery):
     """The window of a list of executions, and of which version."""
 
     agent_version_id = WholeNumber(
-        least=0, most=MAX_ID, load_default=None, description="Only executions of this version"
+        least=0, most=MAX_ID, description="Only executions of this version"
     )
 
 
@@ -142,7 +149,7 @@ def page_of(query: Mapping[str, Any]) -> Page:
 # Errors -------------------------------------------------------------------------------------------
 
 
-class ErrorSchema(Schema):
+class ErrorSchema(Shape):
     """Every error of every address."""
 
     detail = _text("One sentence for a person", "Agent not found")
@@ -151,7 +158,7 @@ class ErrorSchema(Schema):
 # Accounts -----------------------------------------------------------------------------------------
 
 
-class RegisterRequest(Schema):
+class RegisterRequest(Shape):
     """A new account."""
 
     email = Text(
@@ -183,7 +190,7 @@ class RegisterRequest(Schema):
     )
 
 
-class LoginRequest(Schema):
+class LoginRequest(Shape):
     """Name and password."""
 
     username = Text(required=True, metadata={"example": "username"})
@@ -192,14 +199,14 @@ class LoginRequest(Schema):
     )
 
 
-class TokenSchema(Schema):
+class TokenSchema(Shape):
     """An access token, to be sent as `Authorization: Bearer <access_token>`."""
 
     access_token = _text("The token, a JWT", "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2ln")
     token_type = _text("Always `bearer`", "bearer")
 
 
-class UserSchema(Schema):
+class UserSchema(Shape):
     """A person who can sign in."""
 
     id = _number("Id of the user")
@@ -230,7 +237,7 @@ def user_json(row: User) -> dict[str, Any]:
 # API keys -----------------------------------------------------------------------------------------
 
 
-class ApiKeyCreateRequest(Schema):
+class ApiKeyCreateRequest(Shape):
     """A new API key."""
 
     name = Text(
@@ -244,7 +251,7 @@ class ApiKeyCreateRequest(Schema):
     )
 
 
-class ApiKeyCreatedSchema(Schema):
+class ApiKeyCreatedSchema(Shape):
     """An API key with the key itself, which is shown this once."""
 
     id = _number("Id of the key")
@@ -254,7 +261,7 @@ class ApiKeyCreatedSchema(Schema):
     created_at = _instant("When the key was made")
 
 
-class ApiKeySchema(Schema):
+class ApiKeySchema(Shape):
     """An API key as it is listed."""
 
     id = _number("Id of the key")
@@ -293,7 +300,7 @@ def api_key_json(row: ApiKey) -> dict[str, Any]:
 # Agents and versions ------------------------------------------------------------------------------
 
 
-class AgentCreateRequest(Schema):
+class AgentCreateRequest(Shape):
     """A new agent."""
 
     name = Text(
@@ -307,7 +314,7 @@ class AgentCreateRequest(Schema):
     )
 
 
-class AgentUpdateRequest(Schema):
+class AgentUpdateRequest(Shape):
     """Changes to an agent; what is left out stays."""
 
     name = Text(metadata={"minLength": 1, "maxLength": MAX_NAME_CHARS, "example": "updated-name"})
@@ -325,7 +332,7 @@ class AgentUpdateRequest(Schema):
     )
 
 
-class AgentSchema(Schema):
+class AgentSchema(Shape):
     """A named thing that a user owns and versions of which can be executed."""
 
     id = _number("Id of the agent")
@@ -338,7 +345,7 @@ class AgentSchema(Schema):
     updated_at = _instant("When the agent last changed")
 
 
-class AgentVersionSchema(Schema):
+class AgentVersionSchema(Shape):
     """One artifact of an agent, with the state of its build."""
 
     id = _number("Id of the version")
@@ -390,7 +397,7 @@ def agent_version_json(row: AgentVersion) -> dict[str, Any]:
 # Executions and logs ------------------------------------------------------------------------------
 
 
-class ExecuteRequest(Schema):
+class ExecuteRequest(Shape):
     """A call of an agent."""
 
     payload = JsonObject(
@@ -402,7 +409,7 @@ class ExecuteRequest(Schema):
     )
 
 
-class ExecutionSchema(Schema):
+class ExecutionSchema(Shape):
     """One recorded call of a version."""
 
     id = _number("Id of the execution")
@@ -427,7 +434,7 @@ class ExecutionSchema(Schema):
     updated_at = _instant("When it last changed")
 
 
-class LogEntrySchema(Schema):
+class LogEntrySchema(Shape):
     """One event of an agent's life."""
 
     timestamp = _instant("When it happened")
@@ -481,7 +488,7 @@ def log_entry_json(entry: LogEntry) -> dict[str, Any]:
 # Health -------------------------------------------------------------------------------------------
 
 
-class HealthSchema(Schema):
+class HealthSchema(Shape):
     """That the server answers."""
 
     status = _text("Always `healthy`", "healthy")

@@ -38,7 +38,7 @@ def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
 def list_executions(query: dict[str, Any]) -> Any:
     """List executions."""
     rows = executions.list_executions(
-        current_user(), page_of(query), agent_version_id=query["agent_version_id"]
+        current_user(), page_of(query), agent_version_id=query.get("agent_version_id")
     )
     return [execution_json(row) for row in rows]
 

@@ -87,4 +87,4 @@ def download_artifact(filepath: str) -> Any:
 
 def _refuse_oversize(max_bytes: int) -> None:
     if (request.content_length or 0) > max_bytes + ENVELOPE_BYTES:
-        raise TooLarge(f"The file is larger than {max_bytes} bytes")
+        raise TooLarge(f"File exceeds the limit of {max_bytes:,} bytes")

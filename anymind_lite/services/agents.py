@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypedDict
 
 from anymind_lite.clock import utc_now
-from anymind_lite.database import write_transaction
+from anymind_lite.database import PreparedSelect, write_transaction
 from anymind_lite.errors import InvalidInput, NotFound
 from anymind_lite.models import Agent, AgentStatus, AgentVersion, User, VersionStatus
 from anymind_lite.services.names import checked_name
@@ -22,6 +22,8 @@ _STATUS_BY_VERSION = {
     VersionStatus.FAILED: AgentStatus.FAILED,
 }
 _UNARCHIVE = (AgentStatus.DRAFT, AgentStatus.READY)
+
+_AGENT_OF_USER = PreparedSelect(Agent.select().where(Agent.id == 0, Agent.user == 0))
 
 
 class AgentChanges(TypedDict, total=False):
@@ -57,10 +59,10 @@ def list_agents(user: User, page: Page) -> list[Agent]:
 
 def get_agent(user: User, agent_id: int) -> Agent:
     """Return an agent of this user; raises NotFound."""
-    agent = Agent.get_or_none(Agent.id == agent_id, Agent.user == user)
+    agent: Agent | None = _AGENT_OF_USER.find(agent_id, user.id)
     if agent is None:
         raise NotFound("Agent not found")
-    return agent  # type: ignore[no-any-return]
+    return agent
 
 
 def update_agent(user: User, agent_id: int, changes: AgentChanges) -> Agent:

@@ -7,10 +7,16 @@ from peewee import DatabaseError
 
 from anymind_lite.clock import utc_now
 from anymind_lite.credentials import hash_api_key, new_api_key
-from anymind_lite.database import is_disk_full, write_transaction
+from anymind_lite.database import PreparedSelect, is_disk_full, write_transaction
 from anymind_lite.errors import NotFound
 from anymind_lite.models import ApiKey, User
 from anymind_lite.services.names import checked_name
+
+_USER_OF_KEY = PreparedSelect(
+    User.select(User, ApiKey.id.alias("api_key_id"))
+    .join(ApiKey)
+    .where(ApiKey.key_hash == "", ApiKey.is_active)
+)
 
 
 class KeyUsage:
@@ -89,13 +95,7 @@ def revoke_api_key(user: User, api_key_id: int) -> None:
 
 def find_user_by_key(key: str, *, key_usage: KeyUsage) -> User | None:
     """Return whose key this is, or None when it is unknown or revoked; notes the use."""
-    row = (
-        ApiKey.select(ApiKey, User)
-        .join(User)
-        .where(ApiKey.key_hash == hash_api_key(key), ApiKey.is_active)
-        .first()
-    )
-    if row is None:
-        return None
-    key_usage.mark(row.id, utc_now())
-    return row.user  # type: ignore[no-any-return]
+    user: User | None = _USER_OF_KEY.find(hash_api_key(key))
+    if user is not None:
+        key_usage.mark(user.api_key_id, utc_now())
+    return user

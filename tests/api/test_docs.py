@@ -1,0 +1,259 @@
+"""The OpenAPI document says what the routes do, and the page shows it without help."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from anymind_lite.clock import utc_now
+from anymind_lite.models import Agent, AgentVersion, ApiKey, Execution, User
+from anymind_lite.routes import _schemas as schemas
+from anymind_lite.services.logs import LogEntry
+from tests.api.conftest import body_of, detail
+
+ERRORS = {"400", "401", "403", "404", "413", "429", "500", "503", "507"}
+
+
+@pytest.fixture(scope="session")
+def document(app: Flask) -> dict[str, Any]:
+    return body_of(app.test_client().get("/openapi.json"))  # type: ignore[no-any-return]
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method != "parameters":
+                yield path, method, operation
+
+
+def test_document_and_routes_are_the_same(app: Flask, document: dict[str, Any]) -> None:
+    routes = {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if not rule.endpoint.startswith("docs.")
+    }
+    assert {(path, method) for path, method, _ in operations(document)} == routes
+
+
+def test_document_has_every_operation_of_the_contract(document: dict[str, Any]) -> None:
+    contract = {
+        "post /api/v1/auth/register",
+        "post /api/v1/auth/login",
+        "get /api/v1/auth/me",
+        "post /api/v1/api-keys",
+        "get /api/v1/api-keys",
+        "delete /api/v1/api-keys/{api_key_id}",
+        "post /api/v1/agents",
+        "get /api/v1/agents",
+        "get /api/v1/agents/{agent_id}",
+        "patch /api/v1/agents/{agent_id}",
+        "delete /api/v1/agents/{agent_id}",
+        "get /api/v1/agents/{agent_id}/versions",
+        "get /api/v1/agents/{agent_id}/versions/{version_id}",
+        "post /api/v1/uploads/agent/{agent_id}",
+        "get /api/v1/uploads/{filepath}",
+        "post /api/v1/runtime/{agent_id}/execute",
+        "get /api/v1/runtime/executions",
+        "get /api/v1/runtime/executions/{execution_id}",
+        "post /api/v1/runtime/executions/{execution_id}/cancel",
+        "get /api/v1/logs/{agent_id}",
+        "get /api/v1/logs/executions/{execution_id}/logs",
+        "get /health",
+    }
+    assert {f"{method} {path}" for path, method, _ in operations(document)} == contract
+
+
+def test_document_is_openapi_3_1(document: dict[str, Any], app: Flask) -> None:
+    assert document["openapi"] == "3.1.0"
+    assert document["info"]["title"] == "Agent Management API"
+    assert document["info"]["version"] == "1.0.0"
+    assert set(document) <= {"openapi", "info", "paths", "components", "tags"}
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(names) == len(set(names))
+    tags = {tag["name"] for tag in document["tags"]}
+    for path, _, operation in operations(document):
+        assert operation["summary"].endswith(".")
+        assert set(operation["tags"]) <= tags
+        placeholders = set(re.findall(r"{(\w+)}", path))
+        described = {p["name"]: p for p in document["paths"][path].get("parameters", [])}
+        assert set(described) == placeholders
+        assert all(p["required"] and p["description"] for p in described.values())
+        assert len([s for s in operation["responses"] if s.startswith("2")]) == 1
+        for status, response in operation["responses"].items():
+            assert re.fullmatch(r"[2-5]\d\d", status)
+            assert "$ref" in response or response["description"]
+
+
+def test_every_reference_leads_somewhere_and_no_component_is_unused(
+    document: dict[str, Any],
+) -> None:
+    text = json.dumps(document)
+    references = set(re.findall(r'"\$ref": "(#/[^"]+)"', text))
+    for reference in references:
+        target: Any = document
+        for key in reference.removeprefix("#/").split("/"):
+            target = target[key]
+    for kind in ("schemas", "responses"):
+        for name in document["components"][kind]:
+            assert f"#/components/{kind}/{name}" in references
+
+
+def test_schemas_are_of_json_schema_2020(document: dict[str, Any]) -> None:
+    """In OpenAPI 3.1 `nullable` and a boolean `exclusiveMinimum` are gone."""
+
+    def walk(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            yield node
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+
+    types = {"string", "integer", "number", "boolean", "array", "object", "null"}
+    for node in walk(document):
+        assert "nullable" not in node
+        declared = node.get("type")
+        if isinstance(declared, list):
+            assert set(declared) <= types
+    for schema in document["components"]["schemas"].values():
+        assert schema["type"] == "object"
+        assert set(schema.get("required", [])) <= set(schema["properties"])
+
+
+def test_security_of_each_operation(document: dict[str, Any]) -> None:
+    assert set(document["components"]["securitySchemes"]) == {"ApiKey", "Bearer"}
+    for path, method, operation in operations(document):
+        security = operation.get("security")
+        if path in ("/health", "/api/v1/auth/register", "/api/v1/auth/login"):
+            assert security is None
+        elif path == "/api/v1/auth/me" or path.startswith("/api/v1/api-keys"):
+            assert security == [{"Bearer": []}]
+        else:
+            assert security == [{"ApiKey": []}, {"Bearer": []}], (method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [
+        ("post", "/api/v1/auth/register", "201 400 413 429 500 507"),
+        ("post", "/api/v1/auth/login", "200 400 401 403 413 429 500 507"),
+        ("get", "/api/v1/auth/me", "200 401 403 500"),
+        ("delete", "/api/v1/api-keys/{api_key_id}", "204 401 403 404 500 507"),
+        ("get", "/api/v1/agents", "200 400 401 403 500"),
+        ("patch", "/api/v1/agents/{agent_id}", "200 400 401 403 404 413 500 507"),
+        ("post", "/api/v1/uploads/agent/{agent_id}", "201 400 401 403 404 413 500 507"),
+        ("get", "/api/v1/uploads/{filepath}", "200 401 403 404 500"),
+        ("post", "/api/v1/runtime/{agent_id}/execute", "201 400 401 403 404 413 500 503 507"),
+        ("get", "/health", "200"),
+    ],
+)
+def test_statuses_of_operations(
+    document: dict[str, Any], method: str, path: str, statuses: str
+) -> None:
+    responses = document["paths"][path][method]["responses"]
+    assert list(responses) == statuses.split()
+    for status in set(responses) & ERRORS:
+        reference = responses[status]["$ref"]
+        described = document["components"]["responses"][reference.rpartition("/")[2]]
+        content = described["content"]["application/json"]
+        assert content["schema"] == {"$ref": "#/components/schemas/Error"}
+        assert set(content["example"]) == {"detail"}
+        assert ("Retry-After" in described.get("headers", {})) == (status in ("429", "503"))
+
+
+def test_upload_and_download_are_described(document: dict[str, Any]) -> None:
+    body = document["paths"]["/api/v1/uploads/agent/{agent_id}"]["post"]["requestBody"]
+    schema = body["content"]["multipart/form-data"]["schema"]
+    assert schema["required"] == ["file"]
+    download = document["paths"]["/api/v1/uploads/{filepath}"]["get"]["responses"]["200"]
+    assert set(download["content"]) == {"application/gzip"}
+
+
+NOW = utc_now()
+ROWS: list[tuple[type[Any], Callable[..., Any], tuple[Any, ...]]] = [
+    (schemas.UserSchema, schemas.user_json, (User(id=1),)),
+    (schemas.ApiKeySchema, schemas.api_key_json, (ApiKey(id=1, created_at=NOW),)),
+    (schemas.ApiKeyCreatedSchema, schemas.created_api_key_json, (ApiKey(created_at=NOW), "k")),
+    (schemas.AgentSchema, schemas.agent_json, (Agent(created_at=NOW, updated_at=NOW),)),
+    (
+        schemas.AgentVersionSchema,
+        schemas.agent_version_json,
+        (AgentVersion(number=1, created_at=NOW, updated_at=NOW),),
+    ),
+    (
+        schemas.ExecutionSchema,
+        schemas.execution_json,
+        (Execution(input_data="{}", created_at=NOW, updated_at=NOW),),
+    ),
+    (schemas.LogEntrySchema, schemas.log_entry_json, (LogEntry(NOW, "INFO", "m", None, None),)),
+    (schemas.TokenSchema, schemas.token_json, ("t",)),
+]
+
+
+@pytest.mark.parametrize(("schema", "to_json", "arguments"), ROWS)
+def test_answers_have_the_documented_fields(
+    schema: type[Any], to_json: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]
+) -> None:
+    assert list(to_json(*arguments)) == list(schema().fields)
+    assert all(field.required for field in schema().fields.values())
+
+
+class TestServing:
+    def test_document_is_cached_by_its_etag(self, client: FlaskClient) -> None:
+        first = client.get("/openapi.json")
+        assert first.mimetype == "application/json"
+        again = client.get("/openapi.json", headers={"If-None-Match": first.headers["ETag"]})
+        assert (again.status_code, again.data) == (304, b"")
+
+    def test_page_and_its_assets_are_served_under_a_strict_policy(
+        self, client: FlaskClient
+    ) -> None:
+        with client.get("/docs") as page:
+            assert page.status_code == 200
+            assert page.mimetype == "text/html"
+            urls = re.findall(r'(?:src|href)="(/docs/[^"]+)"', page.get_data(as_text=True))
+        assert urls
+        for url in [*urls, "/docs"]:
+            with client.get(url) as response:
+                assert response.status_code == 200, url
+                policy = response.headers["Content-Security-Policy"]
+                assert "script-src 'self'" in policy
+                assert "default-src 'none'" in policy
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "nothing.js",
+            "../app.py",
+            "..%2fapp.py",
+            "%2e%2e/app.py",
+            "docs.html",
+            "vendor",
+            "vendor/swagger-ui",
+            "vendor/swagger-ui/../../docs.html",
+            "/etc/passwd",
+            "x%00",
+            "",
+        ],
+    )
+    def test_nothing_else_is_served(self, client: FlaskClient, name: str) -> None:
+        detail(client.get(f"/docs/assets/{name}"), 404)
+
+    def test_root_says_where_things_are(self, client: FlaskClient) -> None:
+        assert body_of(client.get("/")) == {
+            "name": "Agent Management API",
+            "version": "1.0.0",
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            "health": "/health",
+        }
+
+    def test_health(self, client: FlaskClient) -> None:
+        response = client.get("/health")
+        assert (response.status_code, response.data) == (200, b'{"status":"healthy"}\n')

@@ -1,0 +1,118 @@
+"""Log-ins that fail and registrations are bounded, by client address."""
+
+from collections.abc import Callable
+from typing import Any
+
+import bcrypt
+import pytest
+from flask.testing import FlaskClient
+
+from tests.api.conftest import PASSWORD, Person, body_of, detail
+
+LOGIN, REGISTER = "/api/v1/auth/login", "/api/v1/auth/register"
+
+
+def login(client: FlaskClient, username: str, password: str, address: str = "192.0.2.1") -> Any:
+    return client.post(
+        LOGIN,
+        json={"username": username, "password": password},
+        environ_overrides={"REMOTE_ADDR": address},
+    )
+
+
+def refused(response: Any) -> None:
+    seconds = response.headers["Retry-After"]
+    assert 1 <= int(seconds) <= 3600
+    assert detail(response, 429) == f"Too many attempts; try again in {seconds} seconds"
+
+
+@pytest.fixture
+def limited(client_with: Callable[..., FlaskClient]) -> FlaskClient:
+    return client_with(login_rate_limit="3/minute", register_rate_limit="2/hour")
+
+
+def test_failed_logins_are_bounded_before_bcrypt_runs(
+    limited: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for username in (alice.username, "nobody", alice.username):
+        detail(login(limited, username, "wrong password"), 401)
+
+    def never(*_: object) -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(bcrypt, "checkpw", never)
+    # The right password too: who guesses does not learn that he has found it.
+    refused(login(limited, alice.username, PASSWORD))
+    refused(login(limited, "somebody", "else"))
+
+
+def test_other_addresses_are_not_affected(limited: FlaskClient, alice: Person) -> None:
+    for _ in range(3):
+        detail(login(limited, "nobody", "wrong"), 401)
+    refused(login(limited, "nobody", "wrong"))
+    body_of(login(limited, alice.username, PASSWORD, "192.0.2.2"))
+
+
+def test_logins_that_succeed_are_not_counted(limited: FlaskClient, alice: Person) -> None:
+    for _ in range(8):
+        body_of(login(limited, alice.username, PASSWORD))
+    detail(login(limited, alice.username, "wrong"), 401)
+
+
+def test_malformed_logins_are_not_counted(limited: FlaskClient, alice: Person) -> None:
+    for _ in range(5):
+        detail(limited.post(LOGIN, json={}, environ_overrides={"REMOTE_ADDR": "192.0.2.1"}), 400)
+    body_of(login(limited, alice.username, PASSWORD))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "other"),
+    [
+        (["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::1", "2001:db8::3"], "2001:db8:0:1::1"),
+        (["192.0.2.7", "::ffff:192.0.2.7", "192.0.2.7", "192.0.2.7"], "::ffff:192.0.2.8"),
+        (["fe80::1%eth0", "fe80::2%eth0", "fe80::3", "fe80::4"], "fe81::1"),
+        (["", "", "", ""], "a socket"),
+    ],
+)
+def test_one_client_has_one_count_whatever_it_calls_itself(
+    limited: FlaskClient, addresses: list[str], other: str
+) -> None:
+    for address in addresses[:3]:
+        detail(login(limited, "nobody", "wrong", address), 401)
+    refused(login(limited, "nobody", "wrong", addresses[3]))
+    detail(login(limited, "nobody", "wrong", other), 401)
+
+
+def test_forwarding_headers_of_strangers_are_not_believed(limited: FlaskClient) -> None:
+    for number in range(3):
+        headers = {"X-Forwarded-For": f"198.51.100.{number}"}
+        body = {"username": "nobody", "password": "wrong"}
+        detail(limited.post(LOGIN, json=body, headers=headers), 401)
+    refused(limited.post(LOGIN, json=body, headers={"X-Forwarded-For": "198.51.100.9"}))
+
+
+def test_registrations_are_bounded(limited: FlaskClient) -> None:
+    for _ in range(2):
+        detail(limited.post(REGISTER, json={"email": "x"}), 400)
+    refused(limited.post(REGISTER, json={"email": "x"}))
+
+
+def test_each_limit_can_be_off(client_with: Callable[..., FlaskClient]) -> None:
+    for changes in ({"login_rate_limit": "1/minute"}, {"register_rate_limit": "1/minute"}):
+        client = client_with(**changes)
+        statuses = {
+            "login_rate_limit": [login(client, "nobody", "x").status_code for _ in range(3)],
+            "register_rate_limit": [client.post(REGISTER, json={}).status_code for _ in range(3)],
+        }
+        (limited,) = changes
+        assert statuses.pop(limited)[1:] == [429, 429]
+        assert 429 not in statuses.popitem()[1]
+
+
+def test_refusal_can_be_read_by_the_browser(limited: FlaskClient) -> None:
+    for _ in range(2):
+        detail(limited.post(REGISTER, json={}), 400)
+    response = limited.post(REGISTER, json={}, headers={"Origin": "http://localhost:3000"})
+    refused(response)
+    assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+    assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]

@@ -1,0 +1,188 @@
+"""Executing agents, and the executions."""
+
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from anymind_lite.backend import Backend
+from anymind_lite.errors import Overloaded
+from anymind_lite.models import AgentVersion
+from anymind_lite.services import executions
+from tests.api.conftest import (
+    Person,
+    add_execution,
+    add_version,
+    body_of,
+    detail,
+    make_agent,
+    upload,
+    wait_until,
+)
+
+RUNTIME = "/api/v1/runtime"
+EXECUTION_KEYS = [
+    "id",
+    "agent_version_id",
+    "user_id",
+    "status",
+    "input_data",
+    "output_data",
+    "error_message",
+    "logs",
+    "created_at",
+    "updated_at",
+]
+
+
+@pytest.fixture
+def version(client: FlaskClient, alice: Person) -> AgentVersion:
+    return add_version(make_agent(client, alice), "ready")
+
+
+class TestExecute:
+    def test_uploaded_agent_is_built_and_answers(self, client: FlaskClient, alice: Person) -> None:
+        agent_id = make_agent(client, alice)
+        version = body_of(upload(client, alice, agent_id), 201)
+        path = f"/api/v1/agents/{agent_id}"
+
+        def is_built() -> bool:
+            return bool(body_of(client.get(path, headers=alice.by_key))["status"] != "building")
+
+        wait_until(is_built)
+        agent = body_of(client.get(path, headers=alice.by_key))
+        assert (agent["status"], agent["current_version_id"]) == ("ready", version["id"])
+        payload = {"input": "Hello, wörld! 👋", "deep": [1, {"a": None}]}
+        response = client.post(
+            f"{RUNTIME}/{agent_id}/execute", json={"payload": payload}, headers=alice.by_key
+        )
+        execution = body_of(response, 201)
+        assert list(execution) == EXECUTION_KEYS
+        assert execution["status"] == "completed"
+        assert execution["agent_version_id"] == version["id"]
+        assert execution["user_id"] == alice.id
+        assert execution["input_data"] == payload
+        assert execution["output_data"] == {"echo": payload}
+        assert execution["error_message"] is None
+
+    @pytest.mark.parametrize(
+        ("body", "sentence"),
+        [
+            ({}, "payload is required"),
+            ({"payload": None}, "payload must not be null"),
+            ({"payload": []}, "payload must be a JSON object"),
+            ({"payload": "text"}, "payload must be a JSON object"),
+            ({"payload": 1}, "payload must be a JSON object"),
+            ({"payload": True}, "payload must be a JSON object"),
+            ({"input": "x"}, "payload is required"),
+        ],
+    )
+    def test_payload_must_be_an_object(
+        self, client: FlaskClient, alice: Person, body: dict[str, Any], sentence: str
+    ) -> None:
+        agent_id = make_agent(client, alice)
+        response = client.post(f"{RUNTIME}/{agent_id}/execute", json=body, headers=alice.by_key)
+        assert detail(response, 400) == sentence
+
+    def test_agent_without_a_ready_version_is_400(self, client: FlaskClient, alice: Person) -> None:
+        agent_id = make_agent(client, alice)
+        response = client.post(
+            f"{RUNTIME}/{agent_id}/execute", json={"payload": {}}, headers=alice.by_key
+        )
+        assert "no ready version" in detail(response, 400)
+
+    def test_full_server_is_503_and_says_when_to_come_back(
+        self, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise Overloaded("Every execution slot is taken", retry_after_seconds=7)
+
+        monkeypatch.setattr(executions, "execute_agent", full)
+        response = client.post(f"{RUNTIME}/1/execute", json={"payload": {}}, headers=alice.by_key)
+        assert detail(response, 503) == "Every execution slot is taken"
+        assert response.headers["Retry-After"] == "7"
+
+
+class TestList:
+    def test_newest_first_with_logs(
+        self, client: FlaskClient, alice: Person, version: AgentVersion
+    ) -> None:
+        first = add_execution(alice, version, input_data='{"n": 1}', logs="printed\n")
+        second = add_execution(
+            alice, version, status="failed", output_data=None, error_message="boom"
+        )
+        listed = body_of(client.get(f"{RUNTIME}/executions", headers=alice.by_key))
+        assert [row["id"] for row in listed] == [second.id, first.id]
+        assert list(listed[0]) == EXECUTION_KEYS
+        assert (listed[0]["output_data"], listed[0]["error_message"]) == (None, "boom")
+        assert (listed[1]["input_data"], listed[1]["logs"]) == ({"n": 1}, "printed\n")
+        for query, expected in (("skip=1", [first.id]), ("limit=1", [second.id])):
+            response = client.get(f"{RUNTIME}/executions?{query}", headers=alice.by_key)
+            assert [row["id"] for row in body_of(response)] == expected
+
+    def test_filter_by_version(
+        self, client: FlaskClient, alice: Person, bob: Person, version: AgentVersion
+    ) -> None:
+        other = add_version(make_agent(client, alice), "ready")
+        of_bob = add_version(make_agent(client, bob), "ready")
+        wanted = add_execution(alice, version)
+        add_execution(alice, other)
+        add_execution(bob, of_bob)
+
+        def listed(version_id: int) -> list[int]:
+            path = f"{RUNTIME}/executions?agent_version_id={version_id}"
+            return [row["id"] for row in body_of(client.get(path, headers=alice.by_key))]
+
+        assert listed(version.id) == [wanted.id]
+        assert listed(of_bob.id) == []
+        assert listed(2**63 - 1) == []
+        assert listed(0) == []
+
+    @pytest.mark.parametrize("value", ["x", "", "1.0", "-1", "9223372036854775808"])
+    def test_filter_must_be_an_id(self, client: FlaskClient, alice: Person, value: str) -> None:
+        response = client.get(
+            f"{RUNTIME}/executions?agent_version_id={value}", headers=alice.by_key
+        )
+        assert detail(response, 400).startswith("agent_version_id must be a whole number from 0")
+
+
+class TestGetAndCancel:
+    def test_get(self, client: FlaskClient, alice: Person, version: AgentVersion) -> None:
+        row = add_execution(alice, version, output_data=json.dumps({"a": ["b", 1.5, "é"]}))
+        answer = body_of(client.get(f"{RUNTIME}/executions/{row.id}", headers=alice.by_key))
+        assert answer["output_data"] == {"a": ["b", 1.5, "é"]}
+
+    def test_cancel_kills_and_says_cancelled(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        version: AgentVersion,
+        backend: Backend,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        row = add_execution(alice, version, status="running", output_data=None, finished_at=None)
+        stopped: list[int] = []
+        monkeypatch.setattr(backend.executor, "stop", stopped.append)
+        path = f"{RUNTIME}/executions/{row.id}/cancel"
+        answer = body_of(client.post(path, headers=alice.by_key))
+        assert list(answer) == EXECUTION_KEYS
+        assert answer["status"] == "cancelled"
+        assert stopped == [row.id]
+
+    def test_cancel_of_a_finished_one_changes_nothing(
+        self, client: FlaskClient, alice: Person, version: AgentVersion
+    ) -> None:
+        row = add_execution(alice, version)
+        before = body_of(client.get(f"{RUNTIME}/executions/{row.id}", headers=alice.by_key))
+        path = f"{RUNTIME}/executions/{row.id}/cancel"
+        assert body_of(client.post(path, headers=alice.by_key)) == before
+
+    def test_cancel_takes_any_body_or_none(
+        self, client: FlaskClient, alice: Person, version: AgentVersion
+    ) -> None:
+        row = add_execution(alice, version)
+        path = f"{RUNTIME}/executions/{row.id}/cancel"
+        body_of(client.post(path, data=b"{", headers=alice.by_key))
+        headers = {**alice.by_key, "Content-Type": "application/json"}
+        body_of(client.post(path, headers=headers))

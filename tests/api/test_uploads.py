@@ -1,0 +1,284 @@
+"""Uploading artifacts and downloading them again."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from anymind_lite.backend import Backend
+from anymind_lite.models import AgentVersion
+from tests.api.conftest import (
+    Person,
+    body_of,
+    detail,
+    files_under,
+    make_agent,
+    make_archive,
+    set_agent_status,
+    upload,
+)
+
+BOUNDARY = "----boundary"
+MISSING = "Send the archive as the form field 'file', with a file name"
+MALFORMED = "The multipart body is malformed"
+TRUNCATED = "The upload ended early; send the whole file again"
+
+
+def part(content: bytes, headers: str = 'name="file"; filename="agent.tar.gz"') -> bytes:
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {headers}\r\n\r\n".encode()
+    return head + content + b"\r\n"
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+class Untouchable(io.BytesIO):
+    """A body that nobody may read."""
+
+    def read(self, *_: object) -> bytes:
+        raise AssertionError
+
+    readinto = read  # type: ignore[assignment]
+
+
+@pytest.fixture
+def agent_id(client: FlaskClient, alice: Person) -> int:
+    return make_agent(client, alice)
+
+
+@pytest.fixture
+def nothing_stays(backend: Backend, agent_id: int) -> Iterator[None]:
+    before = files_under(backend.settings.storage_path)
+    yield
+    assert files_under(backend.settings.storage_path) == before
+    assert AgentVersion.select().where(AgentVersion.agent == agent_id).count() == 0
+
+
+def post(
+    client: FlaskClient,
+    headers: dict[str, str],
+    agent_id: int,
+    body: bytes | io.BytesIO,
+    *,
+    content_type: str = f"multipart/form-data; boundary={BOUNDARY}",
+    announced: int | None = None,
+) -> TestResponse:
+    """Send these very bytes; `announced` is a Content-Length that does not fit them."""
+    return client.post(
+        f"/api/v1/uploads/agent/{agent_id}",
+        input_stream=body if isinstance(body, io.BytesIO) else io.BytesIO(body),
+        content_type=content_type,
+        headers=headers,
+        environ_overrides={} if announced is None else {"CONTENT_LENGTH": str(announced)},
+    )
+
+
+class TestUpload:
+    def test_answers_201_with_a_queued_version(
+        self, client: FlaskClient, alice: Person, agent_id: int, backend: Backend
+    ) -> None:
+        archive = make_archive()
+        version = body_of(upload(client, alice, agent_id, archive), 201)
+        assert version["agent_id"] == agent_id
+        assert (version["version"], version["status"]) == ("v1", "queued")
+        assert (version["build_log"], version["entrypoint"], version["config"]) == (None,) * 3
+        assert version["tarball_path"].startswith(f"agents/{agent_id}/artifacts/")
+        row = AgentVersion.get_by_id(version["id"])
+        assert row.tarball_sha256 == hashlib.sha256(archive).hexdigest()
+        assert row.tarball_bytes == len(archive)
+        assert body_of(upload(client, alice, agent_id), 201)["version"] == "v2"
+
+    def test_other_fields_before_and_after_are_passed_over(
+        self, client: FlaskClient, alice: Person, agent_id: int
+    ) -> None:
+        body = (
+            b"preamble\r\n"
+            + part(b"x" * 100_000, 'name="note"')
+            + part(b"y", 'name="other"; filename="o.bin"')
+            + part(make_archive())
+            + part(b"z", 'name="last"')
+            + END
+            + b"epilogue"
+        )
+        body_of(post(client, alice.by_key, agent_id, body), 201)
+
+    def test_archive_that_holds_the_boundary_arrives_whole(
+        self, client: FlaskClient, alice: Person, agent_id: int
+    ) -> None:
+        noise = f"\r\n--{BOUNDARY}x\r\n--{BOUNDARY[:-1]}\r\n".encode() * 5000
+        archive = make_archive() + noise
+        version = body_of(post(client, alice.by_key, agent_id, part(archive) + END), 201)
+        row = AgentVersion.get_by_id(version["id"])
+        assert row.tarball_sha256 == hashlib.sha256(archive).hexdigest()
+
+    @pytest.mark.parametrize(
+        ("body", "sentence"),
+        [
+            (END, MISSING),
+            (part(b"x", 'name="other"; filename="agent.tar.gz"') + END, MISSING),
+            (part(b"x", 'name="file"') + END, MISSING),
+            (part(b"x", 'filename="agent.tar.gz"') + END, MISSING),
+            (b"", TRUNCATED),
+            (b"nonsense", TRUNCATED),
+            (part(make_archive()), TRUNCATED),
+            (part(make_archive())[:200], TRUNCATED),
+            (part(make_archive()) + END[:-6], TRUNCATED),
+            (part(make_archive()) + part(b"x", 'name="other"'), TRUNCATED),
+            (b"x" * 200_000, MALFORMED),
+            (f"--{BOUNDARY}\r\nX: {'y' * 200_000}".encode(), MALFORMED),
+            (f"--{BOUNDARY}\r\nA: b\r\n\r\nbody\r\n".encode() + END, MALFORMED),
+            (part(b"x", 'name="file"; filename="\xff"').replace(b"\xc3\xbf", b"\xff"), MALFORMED),
+            (part(make_archive()) + END + b"x" * 200_000, MALFORMED),
+            (
+                part(make_archive()) + part(make_archive()) + END,
+                "Send only one form field 'file'",
+            ),
+            (
+                part(b"x", 'name="n"') * 30 + part(make_archive()) + END,
+                "The multipart body has more than 20 parts",
+            ),
+            (part(b"not an archive") + END, "File must be a .tar.gz archive"),
+            (part(b"") + END, "File must be a .tar.gz archive"),
+            (
+                part(make_archive(), 'name="file"; filename="agent.zip"') + END,
+                "File must be a .tar.gz archive",
+            ),
+            (
+                part(make_archive(), 'name="file"; filename=""') + END,
+                "File must be a .tar.gz archive",
+            ),
+        ],
+    )
+    @pytest.mark.usefixtures("nothing_stays")
+    def test_bad_body_is_400_and_nothing_is_kept(
+        self, client: FlaskClient, alice: Person, agent_id: int, body: bytes, sentence: str
+    ) -> None:
+        assert detail(post(client, alice.by_key, agent_id, body), 400) == sentence
+
+    @pytest.mark.usefixtures("nothing_stays")
+    def test_client_that_hangs_up_is_400_and_nothing_is_kept(
+        self, client: FlaskClient, alice: Person, agent_id: int
+    ) -> None:
+        body = part(make_archive()) + END
+        response = post(client, alice.by_key, agent_id, body[:-10], announced=len(body))
+        assert detail(response, 400) == TRUNCATED
+
+    @pytest.mark.parametrize(
+        ("content_type", "sentence"),
+        [
+            ("application/json", "Send the archive as multipart/form-data"),
+            ("application/gzip", "Send the archive as multipart/form-data"),
+            ("", "Send the archive as multipart/form-data"),
+            ("multipart/mixed; boundary=x", "Send the archive as multipart/form-data"),
+            ("multipart/form-data", "The multipart boundary must have 1 to 200 characters"),
+            (
+                "multipart/form-data; boundary=" + "x" * 201,
+                "The multipart boundary must have 1 to 200 characters",
+            ),
+            (
+                "multipart/form-data; boundary=\xe9",
+                "The multipart boundary must have 1 to 200 characters",
+            ),
+        ],
+    )
+    @pytest.mark.usefixtures("nothing_stays")
+    def test_other_kinds_of_body_are_400(
+        self, client: FlaskClient, alice: Person, agent_id: int, content_type: str, sentence: str
+    ) -> None:
+        response = post(
+            client,
+            alice.by_key,
+            agent_id,
+            part(make_archive()) + END,
+            content_type=content_type,
+        )
+        assert detail(response, 400) == sentence
+
+    @pytest.mark.usefixtures("nothing_stays")
+    def test_file_over_the_limit_is_413(
+        self, client: FlaskClient, alice: Person, agent_id: int, backend: Backend
+    ) -> None:
+        over = make_archive() + b"x" * backend.settings.upload_max_bytes
+        assert "300,000 bytes" in detail(upload(client, alice, agent_id, over), 413)
+
+    @pytest.mark.usefixtures("nothing_stays")
+    def test_announced_size_over_the_limit_is_413_before_a_byte_is_read(
+        self, client: FlaskClient, alice: Person, agent_id: int, backend: Backend
+    ) -> None:
+        announced = backend.settings.upload_max_bytes + 1024 * 1024 + 1
+        response = post(client, alice.by_key, agent_id, Untouchable(), announced=announced)
+        assert "300,000 bytes" in detail(response, 413)
+
+    def test_body_is_not_read_for_strangers_nor_for_others(
+        self, client: FlaskClient, bob: Person, agent_id: int
+    ) -> None:
+        detail(post(client, {}, agent_id, Untouchable(), announced=100), 401)
+        detail(post(client, bob.by_key, agent_id, Untouchable(), announced=100), 404)
+
+    def test_archived_agent_takes_no_upload(
+        self, client: FlaskClient, alice: Person, agent_id: int
+    ) -> None:
+        set_agent_status(agent_id, "archived")
+        assert "archived" in detail(upload(client, alice, agent_id), 400)
+
+    def test_full_disk_is_507_and_nothing_is_kept(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        agent_id: int,
+        backend: Backend,
+        monkeypatch: pytest.MonkeyPatch,
+        nothing_stays: None,
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(backend.store, "_write", full)
+        assert detail(upload(client, alice, agent_id), 507) == "The server's disk is full"
+
+
+class TestDownload:
+    def test_gives_back_the_very_bytes(
+        self, client: FlaskClient, alice: Person, agent_id: int
+    ) -> None:
+        archive = make_archive()
+        path = body_of(upload(client, alice, agent_id, archive), 201)["tarball_path"]
+        with client.get(f"/api/v1/uploads/{path}", headers=alice.by_key) as response:
+            assert response.status_code == 200
+            assert response.data == archive
+            assert response.mimetype == "application/gzip"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            name = path.rpartition("/")[2]
+            assert response.headers["Content-Disposition"] == f"attachment; filename={name}"
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "nothing",
+            "agent/1",
+            "../secret.key",
+            "..%2f..%2fsecret.key",
+            "%2e%2e/secret.key",
+            "agents/../../secret.key",
+            "/etc/passwd",
+            "%2fetc%2fpasswd",
+            "agents/1/artifacts/",
+            "a%00b",
+            "é",
+            "%ff",
+            "x" * 5000,
+            ".incoming/x",
+        ],
+    )
+    def test_anything_else_is_404(self, client: FlaskClient, alice: Person, path: str) -> None:
+        detail(client.get(f"/api/v1/uploads/{path}", headers=alice.by_key), 404)
+
+    def test_other_peoples_artifact_is_404(
+        self, client: FlaskClient, alice: Person, bob: Person, agent_id: int
+    ) -> None:
+        path = body_of(upload(client, alice, agent_id), 201)["tarball_path"]
+        response = client.get(f"/api/v1/uploads/{path}", headers=bob.by_key)
+        assert detail(response, 404) == "File not found"
