@@ -175,7 +175,7 @@ def _every(seconds: float, action: Callable[[], None], *, name: str) -> Callable
             except Exception:
                 logger.exception("event=background_failed name=%s", name)
 
-    thread = threading.Thread(target=loop, name=name)
+    thread = threading.Thread(target=loop, name=name, daemon=True)
     thread.start()
 
     def end() -> None:

@@ -117,10 +117,11 @@ class HttpServer:
         if not self._thread.is_alive():
             self._server.close()
             return
+        # The loop goes last: a thread that ends a request still has to wake it.
+        self._server.task_dispatcher.shutdown()
         self._flush()
         self._in_loop(lambda: wasyncore.close_all(self._map))
         self._thread.join()
-        self._server.task_dispatcher.shutdown()
 
     def _flush(self) -> None:
         deadline = time.monotonic() + _FLUSH_SECONDS

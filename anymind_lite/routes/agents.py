@@ -1,6 +1,5 @@
 """Agents and their versions."""
 
-from functools import partial
 from typing import Any
 
 from anymind_lite.routes._context import authenticated, backend, current_user
@@ -15,7 +14,7 @@ from anymind_lite.routes._schemas import (
     agent_version_json,
     page_of,
 )
-from anymind_lite.services import agents, executions, versions
+from anymind_lite.services import agents, versions
 from anymind_lite.services.agents import AgentChanges
 
 blueprint = ApiBlueprint(
@@ -67,7 +66,7 @@ def delete_agent(agent_id: int) -> Any:
     agents.delete_agent(
         current_user(),
         agent_id,
-        cancel_executions=partial(executions.cancel_agent_executions, executor=serving.executor),
+        stop_execution=serving.executor.stop,
         store=serving.store,
     )
     return "", 204

@@ -7,7 +7,15 @@ from typing import Any, Protocol, TypedDict
 from anymind_lite.clock import utc_now
 from anymind_lite.database import PreparedSelect, write_transaction
 from anymind_lite.errors import InvalidInput, NotFound
-from anymind_lite.models import Agent, AgentStatus, AgentVersion, User, VersionStatus
+from anymind_lite.models import (
+    UNFINISHED,
+    Agent,
+    AgentStatus,
+    AgentVersion,
+    Execution,
+    User,
+    VersionStatus,
+)
 from anymind_lite.services.names import checked_name
 from anymind_lite.services.pages import Page
 
@@ -87,25 +95,33 @@ def delete_agent(
     user: User,
     agent_id: int,
     *,
-    cancel_executions: Callable[[int], None],
+    stop_execution: Callable[[int], None],
     store: AgentFiles,
 ) -> None:
     """Delete an agent, its versions, executions and files; raises NotFound.
 
-    `cancel_executions` gets the agent's id and returns when none of its executions runs any more.
+    `stop_execution` ends an execution, by id, wherever it is. The rows go first: from then on
+    nothing of the agent can begin to run, so what is listed with them is all that there is to end.
     Files go last: a row without its file would be a broken promise, a file without a row is only
     an orphan, which recovery finds.
     """
-    get_agent(user, agent_id)
-    cancel_executions(agent_id)
     with write_transaction():
-        deleted = Agent.delete().where(Agent.id == agent_id, Agent.user == user).execute()
-    if deleted == 0:
-        raise NotFound("Agent not found")
+        get_agent(user, agent_id)
+        unfinished = _list_unfinished_ids(agent_id)
+        Agent.delete().where(Agent.id == agent_id).execute()
+    for execution_id in unfinished:
+        stop_execution(execution_id)
     try:
         store.remove_agent(agent_id)
     except OSError:
         logger.exception("event=agent_files_left agent_id=%d", agent_id)
+
+
+def _list_unfinished_ids(agent_id: int) -> list[int]:
+    query = Execution.select(Execution.id).where(
+        Execution.agent == agent_id, Execution.status.in_(UNFINISHED)
+    )
+    return [execution.id for execution in list(query)]
 
 
 def derive_status(agent_id: int) -> AgentStatus:

@@ -16,7 +16,7 @@ from anymind_lite.clock import utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import BuildError
 from anymind_lite.manifest import Manifest, load_manifest
-from anymind_lite.models import Agent, AgentVersion, VersionStatus
+from anymind_lite.models import Agent, AgentStatus, AgentVersion, VersionStatus
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason, one_line
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
@@ -203,7 +203,8 @@ def refresh_agent(agent_id: int) -> None:
         .where(AgentVersion.agent == agent_id, AgentVersion.status == VersionStatus.READY)
         .scalar()
     )
-    status = derive_status(agent)
+    is_archived = agent.status == AgentStatus.ARCHIVED
+    status = agent.status if is_archived else derive_status(agent_id)
     if (status, current) != (agent.status, agent.current_version_id):
         Agent.update(status=status, current_version_id=current, updated_at=utc_now()).where(
             Agent.id == agent_id

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from peewee import IntegrityError
+
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.clock import utc_now
-from anymind_lite.database import write_transaction
+from anymind_lite.database import PreparedSelect, write_transaction
 from anymind_lite.errors import BuildError, InvalidInput, NotFound, Overloaded
 from anymind_lite.models import (
     UNFINISHED,
@@ -35,7 +37,7 @@ from anymind_lite.storage import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
-_DATABASE_MAX_ID = 2**63 - 1
+_STATUS_BY_ID = PreparedSelect(Execution.select(Execution.status).where(Execution.id == 0))
 
 
 class Executor:
@@ -62,7 +64,9 @@ class Executor:
         """Run the version's entrypoint on a payload of JSON text. Raises BuildError."""
         folder = ensure_code(version, store=self._store, limits=self._archive_limits)
         job = Job(Mode.EXECUTE, self._limits, str(folder), version.entrypoint)
-        return self._sandbox.run(job, payload, key=_job_key(execution_id))
+        return self._sandbox.run(
+            job, payload, key=_job_key(execution_id), is_wanted=lambda: _is_running(execution_id)
+        )
 
     @contextmanager
     def waiting(self, execution_id: int, reservation: Reservation) -> Iterator[None]:
@@ -82,6 +86,12 @@ class Executor:
         if reservation is not None:
             reservation.abandon()
         self._sandbox.cancel(_job_key(execution_id))
+
+
+def _is_running(execution_id: int) -> bool:
+    """Whether the row still says so: it may have been cancelled, or be gone with its agent."""
+    row = _STATUS_BY_ID.find(execution_id)
+    return row is not None and row.status == ExecutionStatus.RUNNING
 
 
 def _job_key(execution_id: int) -> str:
@@ -124,19 +134,20 @@ def _insert_execution(
 ) -> Execution:
     now = utc_now()
     status = ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING
-    with write_transaction():
-        if not AgentVersion.select().where(AgentVersion.id == version.id).exists():
-            raise NotFound("Agent not found")  # deleted since it was looked up
-        execution: Execution = Execution.create(
-            agent=version.agent_id,
-            agent_version=version.id,
-            user=user.id,
-            status=status,
-            input_data=payload_text,
-            created_at=now,
-            started_at=now if has_slot else None,
-            updated_at=now,
-        )
+    try:
+        with write_transaction():
+            execution: Execution = Execution.create(
+                agent=version.agent_id,
+                agent_version=version.id,
+                user=user.id,
+                status=status,
+                input_data=payload_text,
+                created_at=now,
+                started_at=now if has_slot else None,
+                updated_at=now,
+            )
+    except IntegrityError as exc:  # deleted since it was looked up: a foreign key fails
+        raise NotFound("Agent not found") from exc
     return execution
 
 
@@ -237,24 +248,12 @@ def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Ex
     return get_execution(user, execution_id)
 
 
-def cancel_agent_executions(agent_id: int, *, executor: Executor) -> None:
-    """Cancel whatever runs or waits of an agent that is being deleted."""
-    query = Execution.select(Execution.id).where(
-        Execution.agent == agent_id, Execution.status.in_(UNFINISHED)
-    )
-    for execution in list(query):
-        _close_execution(execution.id, ExecutionStatus.CANCELLED, "The agent was deleted.")
-        executor.stop(execution.id)
-
-
 def list_executions(
     user: User, page: Page, *, agent_version_id: int | None = None
 ) -> list[Execution]:
     """Return the user's executions, newest first, of one version or of all."""
     query = Execution.select().where(Execution.user == user.id)
     if agent_version_id is not None:
-        if agent_version_id > _DATABASE_MAX_ID:
-            return []
         query = query.where(Execution.agent_version == agent_version_id)
     return list(query.order_by(Execution.id.desc()).offset(page.skip).limit(page.limit))
 

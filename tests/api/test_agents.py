@@ -201,7 +201,7 @@ class TestDelete:
         detail(client.get(f"{AGENTS}/{agent_id}", headers=alice.by_key), 404)
         detail(client.delete(f"{AGENTS}/{agent_id}", headers=alice.by_key), 404)
 
-    def test_running_executions_are_stopped_before_the_rows_go(
+    def test_running_executions_are_stopped_once_the_rows_are_gone(
         self,
         client: FlaskClient,
         alice: Person,
@@ -218,7 +218,7 @@ class TestDelete:
 
         monkeypatch.setattr(backend.executor, "stop", stop)
         assert client.delete(f"{AGENTS}/{agent_id}", headers=alice.by_key).status_code == 204
-        assert seen == [(execution.id, True)]
+        assert seen == [(execution.id, False)]
 
     def test_files_that_cannot_be_removed_do_not_bring_the_agent_back(
         self,

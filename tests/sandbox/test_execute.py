@@ -2,11 +2,14 @@
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anymind_lite.sandbox.in_server.outcome import StopReason
+from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.protocol import Job, Mode
 from tests.processes import descendants, is_running
 from tests.sandbox.conftest import Sandbox
 from tests.waiting import wait_for
@@ -116,10 +119,8 @@ MISBEHAVIOUR = {
 @pytest.mark.parametrize("name", MISBEHAVIOUR)
 def test_tells_what_went_wrong(sandbox: Sandbox, name: str) -> None:
     body, reason, message = MISBEHAVIOUR[name]
-    is_timed = reason is StopReason.TIMEOUT
-    outcome = sandbox.run(
-        f"def handle(payload):\n    {body}", **({"wall_seconds": 1.0} if is_timed else {})
-    )
+    wall_seconds = 1.0 if reason is StopReason.TIMEOUT else 30.0
+    outcome = sandbox.run(f"def handle(payload):\n    {body}", wall_seconds=wall_seconds)
     assert (outcome.reason, message in outcome.message) == (reason, True), outcome
     assert "\n" not in outcome.message
     assert sandbox.run("def handle(payload): return 1").reason is StopReason.RETURNED
@@ -310,3 +311,25 @@ def test_runs_leave_no_descriptor_in_the_zygote(sandbox: Sandbox) -> None:
     for _ in range(20):
         sandbox.run("def handle(payload): return 1")
     assert len(os.listdir(fds)) == before
+
+
+def test_a_job_that_nobody_wants_any_more_never_starts(sandbox: Sandbox, tmp_path: Path) -> None:
+    code = tmp_path / "unwanted"
+    code.mkdir()
+    (code / "main.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef handle(p): ...")
+    job = Job(Mode.EXECUTE, Limits(), str(code), "main:handle")
+    outcome = sandbox.supervisor.run(job, key="unwanted", is_wanted=lambda: False)
+    assert outcome.reason is StopReason.CANCELLED
+    assert not (tmp_path / "ran").exists()
+
+
+def test_cancel_waits_for_the_end(sandbox: Sandbox) -> None:
+    source = "def handle(payload):\n    while True: pass"
+    thread = threading.Thread(target=sandbox.run, args=(source,), kwargs={"key": "victim"})
+    thread.start()
+    zygote = sandbox.supervisor.zygote_pid
+    assert zygote is not None
+    wait_for(lambda: descendants(zygote), "the agent to start")
+    assert sandbox.supervisor.cancel("victim")
+    assert descendants(zygote) == set()
+    thread.join()

@@ -66,7 +66,9 @@ class Supervisor:
         self._scratch_parent.mkdir(parents=True, mode=0o700)
         self._is_stopping = False
         self._spawn()
-        self._watcher = threading.Thread(target=self._replace_dead_zygotes, name="zygote-watch")
+        self._watcher = threading.Thread(
+            target=self._replace_dead_zygotes, name="zygote-watch", daemon=True
+        )
         self._watcher.start()
 
     def stop(self) -> None:
@@ -89,28 +91,47 @@ class Supervisor:
         """The zygote's process id, for diagnosis."""
         return self._process.pid if self._process else None
 
-    def run(self, job: Job, payload: bytes = b"null", *, key: str) -> Outcome:
+    def run(
+        self,
+        job: Job,
+        payload: bytes = b"null",
+        *,
+        key: str,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Outcome:
         """Run one job to its end in the calling thread.
 
         `payload` is JSON text; `key` names the job for `cancel` and is unique among running ones.
+        `is_wanted` is asked once, when `cancel` can already reach the job: who decides elsewhere
+        that the job is off and then calls `cancel` is obeyed whichever comes first.
         Returns within the wall limit and a few seconds, whatever the agent does.
         """
         started_at = time.monotonic()
         with self._scratch_dir() as scratch_dir, _Conversation(job.limits) as conversation:
             with self._registered(key, conversation):
-                failure = self._hand_over(conversation, encode_job(job, str(scratch_dir), payload))
+                failure = ""
+                if is_wanted():
+                    job_text = encode_job(job, str(scratch_dir), payload)
+                    failure = self._hand_over(conversation, job_text)
+                else:
+                    conversation.cancel()
                 if not failure:
                     conversation.drive(self._kill_zygote)
             seen = conversation.observed(failure, started_at)
         return read_outcome(seen, job.limits)
 
     def cancel(self, key: str) -> bool:
-        """Kill a running job with all its processes; return whether there was one."""
+        """Kill a running job with all its processes; return whether there was one.
+
+        Returns when the job is over, or after a few seconds if even the kill does not end it.
+        """
         with self._lock:
             conversation = self._conversations.get(key)
-            if conversation is not None:
-                conversation.cancel()
-        return conversation is not None
+            if conversation is None:
+                return False
+            conversation.cancel()
+        conversation.ended.wait(_STOP_SECONDS)
+        return True
 
     @contextmanager
     def _scratch_dir(self) -> Iterator[Path]:
@@ -132,6 +153,7 @@ class Supervisor:
         finally:
             with self._lock:
                 del self._conversations[key]
+            conversation.ended.set()
 
     def _hand_over(self, conversation: "_Conversation", job: bytes) -> str:
         """Send the job to the zygote; return what went wrong, or nothing."""
@@ -193,6 +215,7 @@ class _Conversation:
         self._pidfd: int | None = None
         self._exit: dict[str, int] | None = None
         self._failure = ""
+        self.ended = threading.Event()
         self._is_cancelled = False
         self._is_log_flood = False
         self._is_overdue = False
