@@ -300,7 +300,7 @@ def _read_body(block: bytes, stream: _Inflated) -> bytes:
     """Read what an extension header carries."""
     size = _read_number(block[124:136], "an extension header")
     if size > _MAX_EXTENSION_BYTES:
-        raise BuildError(f"The archive holds an extension header of over 1 MiB; {_MAKE_IT}")
+        raise BuildError(f"The archive holds an extension header of over 1 MB; {_MAKE_IT}")
     return b"".join(_read_data(stream, size))
 
 
@@ -558,7 +558,7 @@ def _clash(first: str, second: str) -> BuildError:
 
 
 def _too_large(max_bytes: int) -> BuildError:
-    size = f"{max_bytes / 2**20:.4g} MiB" if max_bytes >= 2**20 else f"{max_bytes} bytes"
+    size = f"{max_bytes / 2**20:.4g} MB" if max_bytes >= 2**20 else f"{max_bytes} bytes"
     return BuildError(f"The archive unpacks to more than {size}: leave out what is not needed.")
 
 

@@ -69,6 +69,7 @@ class Backend:
             settings.queue_path,
             workers=settings.build_workers,
             build=self._builder.build_version,
+            interrupt=self._builder.interrupt,
         )
         self._resources = ExitStack()
 
@@ -94,6 +95,7 @@ class Backend:
         self._resources.enter_context(InstanceLock(settings.run_path / "server.lock"))
         self.secret_key = load_secret_key(settings.secret_key_path, settings.secret_key)
         make_dir_durable(settings.database_path.parent)
+        _refuse_lost_database(settings)
         # The zygote first: it is forked from a process that has no other thread yet.
         self.sandbox.start()
         undo(self.sandbox.stop)
@@ -149,6 +151,20 @@ class InstanceLock:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _refuse_lost_database(settings: Settings) -> None:
+    """Refuse to begin anew beside old artifacts: new ids would take, and later delete, their files.
+
+    Raises StartupError.
+    """
+    path = settings.database_path
+    has_database = path.exists() and path.stat().st_size > 0
+    if not has_database and any(settings.storage_path.glob("agents/*")):
+        raise StartupError(
+            f"The database {path} is missing, but {settings.storage_path} holds artifacts. "
+            "Restore the database from a backup, or move the artifacts away to begin anew."
+        )
 
 
 def _limits(settings: Settings, wall_seconds: float) -> Limits:

@@ -97,14 +97,14 @@ class Settings:
         Text(100),
         default="Agent Management API",
         table="app",
-        doc="Name shown in the API documentation and the console",
+        doc="Name shown in the API documentation",
     )
     app_version: str = _setting(
         "APP_VERSION",
         Text(50),
         default="1.0.0",
         table="app",
-        doc="Version shown in the API documentation and by the health check",
+        doc="Version shown in the API documentation",
     )
     debug: bool = _setting(
         "DEBUG",

@@ -67,12 +67,21 @@ class BuildQueue:
     """Calls `build(version_id)` on worker threads for every id that was enqueued.
 
     `build` decides by the row whether there is anything to do, and handles its own errors.
+    `interrupt` makes the running calls of it return soon.
     """
 
-    def __init__(self, path: Path, *, workers: int, build: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        workers: int,
+        build: Callable[[int], None],
+        interrupt: Callable[[], None] = lambda: None,
+    ) -> None:
         self._path = path
         self._workers = workers
         self._build = build
+        self._interrupt = interrupt
         self._consumer: Consumer | None = None
 
     def start(self) -> None:
@@ -89,11 +98,12 @@ class BuildQueue:
         self._consumer.start()
 
     def stop(self) -> None:
-        """Let running builds end and stop the workers; what is queued stays queued."""
+        """Interrupt running builds and end the workers; what is queued stays queued."""
         if self._consumer is None:
             return
         self._consumer.stop_flag.set()
         self._huey.storage.wake_all()
+        self._interrupt()
         for _worker, thread in self._consumer.worker_threads:
             thread.join(_STOP_SECONDS)
         self._consumer.scheduler.join(_STOP_SECONDS)

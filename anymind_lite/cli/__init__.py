@@ -46,7 +46,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="Anymind Lite")
 def _group() -> None:
-    """Deploy Python agents and run them safely, on one box.
+    """Deploy Python agents and run each call in a process of its own.
 
     New here? Try: python3 run.py quickstart
     """

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,9 @@ def run_server(settings: Settings, act: Callable[[HttpServer, Backend], bool]) -
     ended = threading.Event()
     backend = Backend(settings)
     backend.start()
+    # waitress keeps large request bodies in temporary files: on the data's disk, not in a small
+    # /tmp that others need too.
+    tempfile.tempdir = str(settings.run_path)
     try:
         server = HttpServer(create_app(backend), settings)
         _end_on_signals(ended)

@@ -34,6 +34,13 @@ from anymind_lite.services.pages import MAX_LIMIT, Page
 
 MAX_ID = 2**63 - 1  # SQLite's integers
 _INSTANT = "2026-01-31T09:30:00.250Z"
+# What `checked_name` lets pass, as far as the document can say it: one line, not all blank.
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+NAME_RULES = {
+    "minLength": 1,
+    "maxLength": MAX_NAME_CHARS,
+    "pattern": rf"^[^{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$",
+}
 _COMMON_MESSAGES = {"required": "is required", "null": "must not be null"}
 
 
@@ -243,9 +250,8 @@ class ApiKeyCreateRequest(Shape):
     name = Text(
         required=True,
         metadata={
+            **NAME_RULES,
             "description": "What the key is for",
-            "minLength": 1,
-            "maxLength": MAX_NAME_CHARS,
             "example": "My CLI Key",
         },
     )
@@ -305,7 +311,7 @@ class AgentCreateRequest(Shape):
 
     name = Text(
         required=True,
-        metadata={"minLength": 1, "maxLength": MAX_NAME_CHARS, "example": "my-agent"},
+        metadata={**NAME_RULES, "example": "my-agent"},
     )
     description = Text(
         load_default=None,
@@ -317,7 +323,7 @@ class AgentCreateRequest(Shape):
 class AgentUpdateRequest(Shape):
     """Changes to an agent; what is left out stays."""
 
-    name = Text(metadata={"minLength": 1, "maxLength": MAX_NAME_CHARS, "example": "updated-name"})
+    name = Text(metadata={**NAME_RULES, "example": "updated-name"})
     description = Text(
         allow_none=True,
         metadata={"maxLength": MAX_DESCRIPTION_CHARS, "example": "Updated description"},

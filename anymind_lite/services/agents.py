@@ -103,7 +103,7 @@ def delete_agent(
     `stop_execution` ends an execution, by id, wherever it is. The rows go first: from then on
     nothing of the agent can begin to run, so what is listed with them is all that there is to end.
     Files go last: a row without its file would be a broken promise, a file without a row is only
-    an orphan, which recovery finds.
+    an orphan.
     """
     with write_transaction():
         get_agent(user, agent_id)

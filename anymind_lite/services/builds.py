@@ -53,6 +53,14 @@ class BuildLog:
         return "\n".join(self._lines)
 
 
+class BuildInterrupted(Exception):
+    """The server ends: the build is given back, not judged."""
+
+
+def _job_key(claim: str) -> str:
+    return f"build-{claim}"
+
+
 class Builder:
     """Builds versions; one for the whole server, called by the build queue's threads."""
 
@@ -69,19 +77,28 @@ class Builder:
         self._limits = limits
         self._archive_limits = archive_limits
         self._claims: set[str] = set()
+        self._is_ending = False
 
     @property
     def claims(self) -> Container[str]:
         """The tokens of the builds that run in this process, at the moment of asking."""
         return self._claims
 
+    def interrupt(self) -> None:
+        """Begin no more builds and end those that run; their versions are queued again."""
+        self._is_ending = True
+        for claim in self.claims:
+            self._sandbox.cancel(_job_key(claim))
+
     def build_version(self, version_id: int) -> None:
         """Build one queued version; does nothing when it is not queued (any more)."""
         claim = secrets.token_hex(8)
         self._claims.add(claim)
         try:
-            if mark_building(version_id, claim):
+            if not self._is_ending and mark_building(version_id, claim):
                 self._build(AgentVersion.get_by_id(version_id), claim)
+        except BuildInterrupted:
+            release_build(version_id, claim)
         except Exception:
             # Ours, not the agent's: recovery queues the version again, three times at most.
             logger.exception("event=build_crashed version_id=%d", version_id)
@@ -98,7 +115,7 @@ class Builder:
             log.add(f"Unpacked {len(files)} file{'s' if len(files) != 1 else ''}")
             manifest = load_manifest((folder / MANIFEST_NAME).read_bytes(), files)
             log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
-            self._validate(manifest, folder, files, log, key=f"build-{claim}")
+            self._validate(manifest, folder, files, log, key=_job_key(claim))
             log.add("Build completed successfully")
             status = VersionStatus.READY
         except BuildError as exc:
@@ -115,10 +132,14 @@ class Builder:
     ) -> None:
         """Import the entrypoint inside the sandbox. Raises BuildError."""
         job = Job(Mode.VALIDATE, self._limits, str(folder), manifest.entrypoint)
-        outcome = self._sandbox.run(job, key=key)
+        outcome = self._sandbox.run(job, key=key, is_wanted=lambda: not self._is_ending)
         if outcome.logs:
             log.add("The agent printed while it was imported:")
             log.add_output(outcome.logs)
+        if outcome.reason is StopReason.CANCELLED:
+            raise BuildInterrupted
+        if outcome.reason is StopReason.SANDBOX_FAILURE:
+            raise RuntimeError(outcome.message)
         if outcome.reason is not StopReason.RETURNED:
             raise BuildError(_explain(outcome, files))
         log.add(f"Imported {manifest.entrypoint} in {outcome.duration_ms} ms")
@@ -159,6 +180,26 @@ def mark_building(version_id: int, claim: str) -> bool:
                 updated_at=now,
             )
             .where(AgentVersion.id == version_id, AgentVersion.status == VersionStatus.QUEUED)
+            .execute()
+        )
+    return bool(changed == 1)
+
+
+def release_build(version_id: int, claim: str) -> bool:
+    """building -> queued, for a build that was ended in order; it does not count as an attempt."""
+    with write_transaction():
+        changed = (
+            AgentVersion.update(
+                status=VersionStatus.QUEUED,
+                claim=None,
+                attempts=AgentVersion.attempts - 1,
+                updated_at=utc_now(),
+            )
+            .where(
+                AgentVersion.id == version_id,
+                AgentVersion.claim == claim,
+                AgentVersion.status == VersionStatus.BUILDING,
+            )
             .execute()
         )
     return bool(changed == 1)

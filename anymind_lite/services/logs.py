@@ -3,6 +3,7 @@
 Nothing is stored twice: the entries are derived from the rows of versions and executions.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -107,7 +108,9 @@ def _execution_entry(execution_id: int, status: str, error: str | None, at: date
 def list_execution_logs(user: User, execution_id: int, page: Page) -> list[LogEntry]:
     """Return how an execution went and what it printed, a line an entry, the latest first."""
     execution = get_execution(user, execution_id)
-    return list(islice(_entries_of(execution), page.skip, page.skip + page.limit))
+    # islice takes numbers of up to sys.maxsize, and `skip` alone may be that.
+    start = min(page.skip, sys.maxsize - page.limit)
+    return list(islice(_entries_of(execution), start, start + page.limit))
 
 
 def _entries_of(execution: Execution) -> Iterator[LogEntry]:

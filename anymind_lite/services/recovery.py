@@ -24,7 +24,10 @@ from anymind_lite.tasks import BuildQueue
 logger = logging.getLogger(__name__)
 
 _INTERRUPTED = "Interrupted by a server restart."
-_POISON = f"Build failed: it was interrupted {MAX_ATTEMPTS} times by the end of the server."
+_POISON = (
+    f"Build failed: the server could not finish it in {MAX_ATTEMPTS} attempts; "
+    "the server's log says why."
+)
 
 
 def recover_at_start() -> None:

@@ -10,9 +10,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from anymind_lite.clock import utc_now
+from anymind_lite.errors import InvalidInput
 from anymind_lite.models import Agent, AgentVersion, ApiKey, Execution, User
 from anymind_lite.routes import _schemas as schemas
 from anymind_lite.services.logs import LogEntry
+from anymind_lite.services.names import checked_name
 from tests.api.conftest import body_of, detail
 
 ERRORS = {"400", "401", "403", "404", "413", "429", "500", "503", "507"}
@@ -173,6 +175,37 @@ def test_upload_and_download_are_described(document: dict[str, Any]) -> None:
     assert schema["required"] == ["file"]
     download = document["paths"]["/api/v1/uploads/{filepath}"]["get"]["responses"]["200"]
     assert set(download["content"]) == {"application/gzip"}
+
+
+@pytest.mark.parametrize("schema", ["ApiKeyCreateRequest", "AgentCreateRequest"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        " padded ",
+        "Агент №1",
+        "👩‍👩‍👧",
+        "",
+        " ",
+        "\u00a0",
+        "a\nb",
+        "a\n",
+        "\0",
+        "a\x85",
+        "a\u2028b",
+    ],
+)
+def test_documented_pattern_of_names_is_what_is_accepted(
+    document: dict[str, Any], schema: str, name: str
+) -> None:
+    rules = document["components"]["schemas"][schema]["properties"]["name"]
+    # In JavaScript, whose patterns these are, `$` is the end, not a line end before it.
+    documented = re.search(rules["pattern"].replace("$", r"\Z"), name) is not None
+    try:
+        accepted = checked_name(name) == name
+    except InvalidInput:
+        accepted = False
+    assert documented == accepted
 
 
 NOW = utc_now()

@@ -1,5 +1,6 @@
 """Logs of agents and executions, as the API shows them."""
 
+import pytest
 from flask.testing import FlaskClient
 
 from tests.api.conftest import Person, add_execution, add_version, body_of, make_agent
@@ -37,3 +38,12 @@ def test_execution_logs_are_entries(client: FlaskClient, alice: Person) -> None:
     assert messages.index("second") < messages.index("first")
     response = client.get(f"{path}?limit=1", headers=alice.by_key)
     assert body_of(response) == entries[:1]
+
+
+@pytest.mark.parametrize("skip", [100, 2**63 - 1001, 2**63 - 1])
+def test_execution_logs_end_however_far_one_skips(
+    client: FlaskClient, alice: Person, skip: int
+) -> None:
+    row = add_execution(alice, add_version(make_agent(client, alice), "ready"))
+    path = f"{LOGS}/executions/{row.id}/logs?skip={skip}&limit=1000"
+    assert body_of(client.get(path, headers=alice.by_key)) == []

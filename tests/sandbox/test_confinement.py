@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
 from anymind_lite.sandbox.in_server.outcome import StopReason
 from anymind_lite.sandbox.in_server.probe import probe_machine
+from tests.processes import descendants, is_running
 from tests.sandbox.conftest import Sandbox
+from tests.waiting import wait_for
 
 
 def test_agent_sees_a_clean_environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +179,41 @@ def test_probe_names_every_layer(sandbox: Sandbox) -> None:
         "environment",
     ]
     assert {state.name for state in states if not state.is_required} >= {"seccomp", "landlock"}
+
+
+def test_child_is_set_to_die_with_the_zygote_and_cannot_be_traced(sandbox: Sandbox) -> None:
+    source = """
+        import ctypes
+
+        def handle(payload):
+            libc = ctypes.CDLL(None)
+            signal = ctypes.c_int(0)
+            libc.prctl(2, ctypes.byref(signal), 0, 0, 0)  # PR_GET_PDEATHSIG
+            return {"signal": signal.value, "dumpable": libc.prctl(3, 0, 0, 0, 0)}
+    """
+    assert sandbox.run(source).details["result"] == {"signal": signal.SIGKILL, "dumpable": 0}
+
+
+def test_children_die_with_the_zygote(sandbox: Sandbox) -> None:
+    source = "def handle(payload):\n    while True: pass"
+    thread = threading.Thread(target=sandbox.run, args=(source,))
+    thread.start()
+    zygote = sandbox.supervisor.zygote_pid
+    assert zygote is not None
+    children = wait_for(lambda: descendants(zygote), "the agent to start")
+    os.kill(zygote, signal.SIGKILL)
+    thread.join()
+    wait_for(lambda: not [pid for pid in children if is_running(pid)], "the child to die")
+
+
+def test_agent_learns_nothing_of_the_installation(sandbox: Sandbox) -> None:
+    source = """
+        import sys
+        import __main__
+
+        def handle(payload):
+            return [sys.argv, sys.orig_argv, sorted(vars(__main__)), sys.path]
+    """
+    text = str(sandbox.run(source).details["result"])
+    assert "anymind_lite" not in text
+    assert "Zygote" not in text

@@ -79,7 +79,7 @@ MISBEHAVIOUR = {
         StopReason.KILLED_BY_SIGNAL,
         "signal SIGTERM",
     ),
-    "wants_too_much_memory": ("bytearray(2**31)", StopReason.OUT_OF_MEMORY, "256 MiB"),
+    "wants_too_much_memory": ("bytearray(2**31)", StopReason.OUT_OF_MEMORY, "256 MB"),
     "recurses": ("def f(): f()\n    f()", StopReason.EXCEPTION, "RecursionError"),
     "prints_fake_json": (
         'print(\'{"kind": "returned", "result": {"forged": true}}\'); raise ValueError("real")',
@@ -99,7 +99,7 @@ MISBEHAVIOUR = {
     "floods_the_report": (
         "import os\n    while True: os.write(3, b'x' * 65536)",
         StopReason.TIMEOUT,
-        "longer than 1 seconds",
+        "longer than 1 s",
     ),
     "closes_the_report": ("import os; os.close(3); return {}", StopReason.EXITED, "exit code"),
     "floods_the_log": (
@@ -107,7 +107,7 @@ MISBEHAVIOUR = {
         StopReason.OUTPUT_TOO_LARGE,
         "printed more than",
     ),
-    "never_returns": ("while True: pass", StopReason.TIMEOUT, "longer than 1 seconds"),
+    "never_returns": ("while True: pass", StopReason.TIMEOUT, "longer than 1 s"),
     "has_a_lying_exception": (
         "class E(Exception):\n        def __str__(self): raise RuntimeError\n    raise E",
         StopReason.EXCEPTION,

@@ -32,7 +32,7 @@ BROKEN = {
     ),
     "never_ends": (
         {"anymind.yaml": MANIFEST, "main.py": "while True: pass\n"},
-        ["Importing the entrypoint did not end", "longer than 5 seconds"],
+        ["Importing the entrypoint did not end", "longer than 5 s"],
     ),
     "exits": ({"anymind.yaml": MANIFEST, "main.py": "import os; os._exit(0)"}, ["exit code 0"]),
 }

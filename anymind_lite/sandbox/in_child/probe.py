@@ -22,7 +22,6 @@ def find_offers() -> list[dict[str, str]]:
             "name": "seccomp",
             "note": _offered(is_offered=_libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0),
         },
-        {"name": "pidfd", "note": _offered(is_offered=hasattr(os, "pidfd_open"))},
         # Last: it changes this process.
         {
             "name": "user_namespaces",

@@ -67,6 +67,7 @@ def _forget_ourselves() -> None:
     """Make the sandbox's own modules unimportable; those running keep their names bound."""
     for name in [name for name in sys.modules if name.split(".")[0] == "anymind_lite"]:
         del sys.modules[name]
+    sys.modules["__main__"] = types.ModuleType("__main__")
 
 
 def _validate(job: Job) -> bytes:

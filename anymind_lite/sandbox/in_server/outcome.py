@@ -132,7 +132,7 @@ def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, s
     if seen.is_cancelled:
         return StopReason.CANCELLED, "The execution was cancelled."
     if seen.is_timed_out:
-        return StopReason.TIMEOUT, f"The agent ran longer than {limits.wall_seconds:g} seconds."
+        return StopReason.TIMEOUT, f"The agent ran longer than {limits.wall_seconds:g} s."
     if seen.is_log_flood:
         written = limits.log_written_bytes
         return StopReason.OUTPUT_TOO_LARGE, f"The agent printed more than {written:,} bytes."
@@ -188,7 +188,7 @@ def _judge_failure(kind: ReportKind, report: dict[str, Any], limits: Limits) -> 
             limit = limits.data_bytes // (1024 * 1024)
             return (
                 StopReason.OUT_OF_MEMORY,
-                f"The agent needed more than {limit} MiB of memory.",
+                f"The agent needed more than {limit} MB of memory.",
                 {},
             )
         case ReportKind.EXITED:

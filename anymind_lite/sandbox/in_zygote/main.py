@@ -245,6 +245,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     sys.path.remove(_PROJECT_DIR)
+    sys.argv, sys.orig_argv = [""], [""]  # where the server is installed is no agent's business
     site.setquit()  # -S leaves out exit() and quit(), which people's code calls
     if posix.IS_LINUX:
         posix.prctl(posix.PR_SET_CHILD_SUBREAPER, 1)

@@ -1,0 +1,78 @@
+"""What is not quite HTTP: refused in JSON, and the server lives on."""
+
+import json
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.live_server import Api, LiveServer
+
+STRANGE = {
+    "nonsense": (b"NONSENSE\r\n\r\n", 400),
+    "bad_header": (b"GET /health HTTP/1.1\r\nno colon here\r\n\r\n", 400),
+    "bad_length": (b"POST /health HTTP/1.1\r\nContent-Length: many\r\n\r\n", 400),
+    "two_lengths": (
+        b"POST /health HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+        400,
+    ),
+    "unknown_encoding": (b"POST /health HTTP/1.1\r\nTransfer-Encoding: zip\r\n\r\n", 501),
+    "huge_header": (b"GET /health HTTP/1.1\r\nA: " + b"x" * 262_200 + b"\r\n\r\n", 431),
+    "huge_body": (b"POST /health HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\n", 413),
+    "path_not_utf8": (b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "path_of_escapes": (b"GET /%00%ff%0d%0a HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+    "unknown_method": (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+    "dots": (b"GET /api/v1/uploads/../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 401),
+}
+
+
+def converse(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send raw bytes; return status, headers (lower case) and body."""
+    where = urlsplit(url)
+    with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): text for name, _, text in (line.partition(": ") for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_is_refused_is_refused_in_json(server: LiveServer, name: str) -> None:
+    request, expected = STRANGE[name]
+    status, headers, body = converse(server.url, request)
+    assert status == expected, body
+    assert headers["content-type"] == "application/json"
+    answer = json.loads(body)
+    assert list(answer) == ["detail"]
+    assert isinstance(answer["detail"], str)
+    assert server.api.call("GET", "/health").status == 200
+
+
+def test_an_upload_without_a_length_is_capped(tmp_path_factory: pytest.TempPathFactory) -> None:
+    data = tmp_path_factory.mktemp("cap") / "data"
+    with LiveServer(data, settings={"UPLOAD_MAX_SIZE": "100000"}) as live:
+        api = live.api.new_user("chunky")
+        agent_id = api.new_agent()
+        head = (
+            f"POST /api/v1/uploads/agent/{agent_id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            f"X-API-Key: {api.headers['X-API-Key']}\r\nTransfer-Encoding: chunked\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        ).encode()
+        part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.tar.gz"\r\n\r\n'
+        body = part + b"\x1f\x8b" + b"x" * 200_000 + b"\r\n--b--\r\n"
+        chunks = b"".join(
+            b"%x\r\n%s\r\n" % (len(body[i : i + 5000]), body[i : i + 5000])
+            for i in range(0, len(body), 5000)
+        )
+        status, headers, answer = converse(live.url, head + chunks + b"0\r\n\r\n")
+        assert (status, headers["content-type"]) == (413, "application/json"), answer
+        assert (
+            Api(live.url, api.headers).call("GET", f"/api/v1/agents/{agent_id}").json["status"]
+            == "draft"
+        )
+        assert [path for path in (data / "artifacts").rglob("*") if path.is_file()] == []
