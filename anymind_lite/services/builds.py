@@ -87,7 +87,7 @@ class Builder:
     def interrupt(self) -> None:
         """Begin no more builds and end those that run; their versions are queued again."""
         self._is_ending = True
-        for claim in self.claims:
+        for claim in tuple(self._claims):
             self._sandbox.cancel(_job_key(claim))
 
     def build_version(self, version_id: int) -> None:
