@@ -84,6 +84,10 @@ class Builder:
         """The tokens of the builds that run in this process, at the moment of asking."""
         return self._claims
 
+    def begin(self) -> None:
+        """Take builds, also after an earlier `interrupt`."""
+        self._is_ending = False
+
     def interrupt(self) -> None:
         """Begin no more builds and end those that run; their versions are queued again."""
         self._is_ending = True
