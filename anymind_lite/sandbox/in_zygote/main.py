@@ -1,25 +1,21 @@
 """The zygote: waits for jobs, forks a child for each, ends what must end, reports each exit.
 
-Runs as a process of its own, started by path (`python -I -S main.py FD`) with an empty
-environment. It holds no secret, has one thread, and reads from the server alone: what a child
-writes goes past it. Everything it waits for comes through one selector.
+Runs as process 1 of a pid namespace, forked by the stub; where there are no namespaces the stub
+itself becomes the zygote. It holds no secret, has one thread, and reads from the server alone: what
+a child writes goes past it. Everything it waits for comes through one selector.
 """
 
 import gc
 import os
 import selectors
 import signal
-import site
 import socket
-import sys
 import time
 from typing import Any
 
-_PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-if __name__ == "__main__":
-    sys.path.insert(0, _PROJECT_DIR)  # -I leaves the script's folder out; removed before serving
-
+from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.layers import posix
+from anymind_lite.sandbox.in_child.layers.linux_namespaces import read_status
 from anymind_lite.sandbox.in_child.main import child_main
 from anymind_lite.sandbox.protocol import receive_message, send_message
 
@@ -28,26 +24,40 @@ _SWEEP_PAUSE_SECONDS = 0.001
 
 
 class Run:
-    """One child that was forked and has not been reported yet."""
+    """One child that was forked and has not been reported yet.
 
-    def __init__(self, pid: int, lease: socket.socket, deadline: float) -> None:
+    `status_fd` is where the child, if it is an init, tells how the agent's process ended.
+    """
+
+    def __init__(self, pid: int, lease: socket.socket, deadline: float, status_fd: int) -> None:
         self.pid = pid
         self.lease = lease
         self.deadline = deadline
+        self.status_fd = status_fd
         self.is_killed = False
         self.is_timed_out = False
 
 
 class Zygote:
-    """The one loop that owns all children."""
+    """The one loop that owns all children.
 
-    def __init__(self, control: socket.socket) -> None:
+    `proc_fd` is the host's /proc; -1 tells that there are no namespaces.
+    """
+
+    def __init__(self, control: socket.socket, proc_fd: int = -1) -> None:
         self._control = control
+        self._proc_fd = proc_fd
+        if self._has_namespaces:
+            self._own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         self._runs: dict[int, Run] = {}
         self._pid = os.getpid()
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
         self._selector.register(self._listen_for_exits(), selectors.EVENT_READ)
+
+    @property
+    def _has_namespaces(self) -> bool:
+        return self._proc_fd >= 0
 
     def _listen_for_exits(self) -> int:
         """Return a descriptor that becomes readable when a child exits."""
@@ -93,29 +103,62 @@ class Zygote:
         lease_fd, *child_fds = fds
         lease = socket.socket(fileno=lease_fd)
         try:
-            self._start(lease, child_fds, float(message["wall_seconds"]))
+            self._start(lease, child_fds, message)
         finally:
             for fd in child_fds:
                 os.close(fd)
         return True
 
-    def _start(self, lease: socket.socket, child_fds: list[int], wall_seconds: float) -> None:
+    def _start(self, lease: socket.socket, child_fds: list[int], message: dict[str, Any]) -> None:
+        has_init = self._has_namespaces and bool(message["allows_processes"])
         try:
-            pid = os.fork()
+            pid, status_fd = self._fork_init(child_fds) if has_init else self._fork(child_fds)
         except OSError as exc:
             _tell(lease, {"error": f"fork: {exc.strerror}"})
             lease.close()
             return
-        if pid == 0:
-            report_fd, log_fd, job_fd = child_fds
-            child_main(report_fd, log_fd, job_fd, zygote_pid=self._pid)
-        run = Run(pid, lease, time.monotonic() + wall_seconds)
+        run = Run(pid, lease, time.monotonic() + float(message["wall_seconds"]), status_fd)
         self._runs[pid] = run
         self._selector.register(lease, selectors.EVENT_READ, pid)
         pidfds = _open_pidfd(pid)
         _tell(lease, {"pid": pid}, pidfds)
         for fd in pidfds:
             os.close(fd)
+
+    def _fork(self, child_fds: list[int], status_fd: int = -1) -> tuple[int, int]:
+        """Fork a child; return its pid and -1: it is no init."""
+        pid = os.fork()
+        if pid == 0:
+            report_fd, log_fd, job_fd = child_fds
+            child_main(
+                report_fd,
+                log_fd,
+                job_fd,
+                zygote_pid=self._pid,
+                proc_fd=self._proc_fd,
+                status_fd=status_fd,
+            )
+        return pid, -1
+
+    def _fork_init(self, child_fds: list[int]) -> tuple[int, int]:
+        """Fork process 1 of a new pid namespace; return its pid and where it tells the exit.
+
+        Joining our own pid namespace again is what allows the next unshare: the kernel refuses it
+        while children go elsewhere already (pid_namespaces(7), copy_pid_ns in the kernel).
+        """
+        readable, writable = os.pipe()
+        try:
+            linux.unshare(linux.CLONE_NEWPID)
+            try:
+                pid, _ = self._fork(child_fds, writable)
+            finally:
+                linux.setns(self._own_pids_fd, linux.CLONE_NEWPID)
+        except BaseException:
+            os.close(readable)
+            raise
+        finally:
+            os.close(writable)
+        return pid, readable
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
@@ -160,6 +203,10 @@ class Zygote:
         if not run.is_killed:
             self._selector.unregister(run.lease)
         self._sweep()
+        if run.status_fd >= 0:
+            told = read_status(run.status_fd)
+            status = status if told is None else told
+            os.close(run.status_fd)
         _tell(
             run.lease,
             {
@@ -176,8 +223,11 @@ class Zygote:
 
         The zygote is the subreaper (prctl(2)): a descendant whose parent died becomes our child,
         whatever session or group it made for itself. Killing one hands us its children in turn,
-        hence the loop. (test_leaves_no_process_behind)
+        hence the loop. In namespaces there is nothing to do: what ends with its init leaves nobody,
+        and a run without an init starts nobody. (test_leaves_no_process_behind)
         """
+        if self._has_namespaces:
+            return
         deadline = time.monotonic() + _SWEEP_SECONDS
         while strangers := _children(self._pid) - self._runs.keys():
             for pid in strangers:
@@ -240,17 +290,11 @@ def _parent_of(pid: int) -> int:
         return -1
 
 
-def main() -> None:
-    """Prepare once what every child inherits, then serve."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    control.set_inheritable(False)
-    sys.path.remove(_PROJECT_DIR)
-    sys.argv, sys.orig_argv = [""], [""]  # where the server is installed is no agent's business
-    site.setquit()  # -S leaves out exit() and quit(), which people's code calls
+def serve(control: socket.socket, *, proc_fd: int = -1) -> None:
+    """Prepare once what every child inherits, then serve until the server hangs up."""
     if posix.IS_LINUX:
-        posix.prctl(posix.PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only the server's hang-up ends it
-    zygote = Zygote(control)
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    zygote = Zygote(control, proc_fd)
     # What exists now is never collected, so that children do not copy its pages (gc.freeze).
     gc.collect()
     gc.freeze()
@@ -259,7 +303,3 @@ def main() -> None:
         zygote.serve()
     finally:
         zygote.stop()
-
-
-if __name__ == "__main__":
-    main()
