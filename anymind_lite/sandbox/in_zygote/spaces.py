@@ -39,7 +39,7 @@ _NAMESPACES = (
     | linux.CLONE_NEWUTS
 )
 # How a kernel, a container runtime or AppArmor says no: any other error is ours, not the machine's.
-_REFUSALS = {
+REFUSALS = {
     errno.EPERM,
     errno.EACCES,
     errno.ENOSYS,
@@ -123,7 +123,7 @@ def probe() -> str:
     if sys.platform != "linux":
         raise Refused("this is no Linux")
     found = _in_child(_try_everything)
-    if found["errno"] in _REFUSALS:
+    if found["errno"] in REFUSALS:
         raise Refused(found["text"])
     if found["text"]:
         raise SetUpFailed(found["text"])
