@@ -102,7 +102,9 @@ def enter_user_namespace() -> None:
     """Become the same user in a user namespace."""
     ids = os.geteuid(), os.getegid()
     linux.unshare(linux.CLONE_NEWUSER)
-    linux.write_id_maps(os.open("/proc", os.O_RDONLY | os.O_CLOEXEC), *ids, ids=ids)
+    proc_fd = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)
+    linux.give_up_setgroups(proc_fd)
+    linux.write_id_maps(proc_fd, *ids, ids=ids)
 
 
 def price_namespaces(rounds: int) -> None:

@@ -73,9 +73,11 @@ def enter_namespaces() -> int:
         code_dir = CODE_PARENT
     ids = os.geteuid(), os.getegid()
     _unshare_all()
+    linux.give_up_setgroups(proc_fd)
     linux.write_id_maps(proc_fd, INNER_UID, INNER_GID, ids)
     enter_new_root(runtime, code_dir, is_last=True)
     linux.set_host_name(_HOST_NAME)
+    linux.count_capabilities()
     return proc_fd
 
 

@@ -28,7 +28,9 @@ from anymind_lite.sandbox.protocol import Job, Mode
 
 ids = os.geteuid(), os.getegid()
 linux.unshare(linux.CLONE_NEWUSER)
-linux.write_id_maps(os.open("/proc", os.O_RDONLY), *ids, ids=ids)
+proc_fd = os.open("/proc", os.O_RDONLY)
+linux.give_up_setgroups(proc_fd)
+linux.write_id_maps(proc_fd, *ids, ids=ids)
 pathlib.Path("/proc/sys/user/max_user_namespaces").write_text("0")
 folder = pathlib.Path(sys.argv[1])
 supervisor = Supervisor(folder / "scratch", folder / "code")

@@ -59,6 +59,12 @@ LAYERS = (
         needs_namespaces=True,
     ),
     Layer(
+        "capabilities",
+        "no privilege, not even over itself",
+        linux_namespaces.drop_capabilities,
+        needs_namespaces=True,
+    ),
+    Layer(
         "processes",
         "sees and signals its own processes alone, and all end with it",
         linux_namespaces.start_init,
@@ -68,12 +74,6 @@ LAYERS = (
     Layer("parent_death", "does not outlive the zygote", posix.die_with_parent),
     Layer("rlimits", "bounded CPU, memory, file size, open files", posix.limit_resources),
     Layer("no_new_privs", "set-uid programs give nothing", posix.refuse_new_privileges),
-    Layer(
-        "capabilities",
-        "no privilege, not even over itself",
-        linux_namespaces.drop_capabilities,
-        needs_namespaces=True,
-    ),
     Layer("not_dumpable", "no core files; not traceable", posix.refuse_tracing),
     Layer("environment", "no variable of the server", posix.clean_environment),
 )

@@ -4,6 +4,7 @@ Python has `os.unshare` and `os.setns` only since 3.12, and none of the others a
 """
 
 import ctypes
+import functools
 import os
 
 # linux/sched.h
@@ -39,11 +40,14 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Told once, as a conversion for each call would cost more than the call.
+_libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+_libc.mount.argtypes = [*[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p]
 
 
 def prctl(option: int, value: int) -> None:
     """Call prctl(2)."""
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
         raise _error(f"prctl({option}, {value})")
 
 
@@ -62,7 +66,7 @@ def setns(fd: int, kind: int) -> None:
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     """Call mount(2)."""
     words = (os.fsencode(word) or None for word in (source, target, kind))
-    if _libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(options) or None) != 0:
+    if _libc.mount(*words, flags, os.fsencode(options) or None) != 0:
         raise _error(f"mount on {target}")
 
 
@@ -85,32 +89,46 @@ def set_host_name(name: str) -> None:
         raise _error("sethostname")
 
 
+def give_up_setgroups(proc_fd: int) -> None:
+    """Do without setgroups(2) in a new user namespace and in all below it.
+
+    The kernel demands it before an unprivileged process maps its gid (user_namespaces(7)).
+    """
+    _write_own(proc_fd, "setgroups", "deny")
+
+
 def write_id_maps(proc_fd: int, inner_uid: int, inner_gid: int, ids: tuple[int, int]) -> None:
     """Map the one uid and gid that this process has, `ids`, in its new user namespace.
 
     Needs a dumpable process: the files are root's otherwise (proc(5)). `proc_fd` is a /proc of this
-    or an outer pid namespace. setgroups is given up first, as the kernel demands of a process
-    without privilege (user_namespaces(7)).
+    or an outer pid namespace.
     """
     uid, gid = ids
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{inner_uid} {uid} 1"),
-        ("gid_map", f"{inner_gid} {gid} 1"),
-    ):
-        fd = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
+    _write_own(proc_fd, "uid_map", f"{inner_uid} {uid} 1")
+    _write_own(proc_fd, "gid_map", f"{inner_gid} {gid} 1")
+
+
+def _write_own(proc_fd: int, name: str, text: str) -> None:
+    fd = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+@functools.cache
+def count_capabilities() -> int:
+    """Return how many capabilities this kernel has; asked once, before forking."""
+    count = 0
+    while _libc.prctl(PR_CAPBSET_READ, count, 0, 0, 0) >= 0:
+        count += 1
+    return count
 
 
 def drop_every_capability() -> None:
     """Empty all five sets (capabilities(7)); void for ever, also for uid 0 and across exec."""
-    capability = 0
-    while _libc.prctl(PR_CAPBSET_READ, ctypes.c_ulong(capability), 0, 0, 0) >= 0:
+    for capability in range(count_capabilities()):
         prctl(PR_CAPBSET_DROP, capability)
-        capability += 1
     # noroot, no_setuid_fixup and keep_caps off, each with its lock; no_cap_ambient_raise.
     prctl(PR_SET_SECUREBITS, 0b1110_1111)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
