@@ -318,7 +318,8 @@ def test_runs_leave_no_descriptor_in_the_zygote(sandbox: Sandbox) -> None:
     before = len(os.listdir(fds))
     for _ in range(20):
         sandbox.run("def handle(payload): return 1")
-    assert len(os.listdir(fds)) == before
+    # The exit is told before the lease is closed: the first look may have seen one more.
+    wait_for(lambda: len(os.listdir(fds)) <= before, "the last lease to be closed")
 
 
 def test_a_job_that_nobody_wants_any_more_never_starts(sandbox: Sandbox, tmp_path: Path) -> None:

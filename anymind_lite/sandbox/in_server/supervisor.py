@@ -220,7 +220,8 @@ class Supervisor:
                     start_new_session=True,  # Ctrl-C in the server's terminal is not for the zygote
                 )
             self._ground = _hear_ground(self._control)
-        logger.info(
+        logger.log(
+            logging.ERROR if self._ground.error else logging.INFO,
             "event=zygote_started pid=%d namespaces=%s note=%r error=%r",
             self._ground.zygote_pid,
             self._ground.has_namespaces,

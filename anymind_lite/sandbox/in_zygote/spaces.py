@@ -96,9 +96,12 @@ def _open_proc() -> int:
 
 def _become_sandbox_user() -> None:
     """Leave root for good; the files that Python reads next must be open to everyone."""
-    os.setgroups([])
-    os.setresgid(SANDBOX_GID, SANDBOX_GID, SANDBOX_GID)
-    os.setresuid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
+    try:
+        os.setgroups([])
+        os.setresgid(SANDBOX_GID, SANDBOX_GID, SANDBOX_GID)
+        os.setresuid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
+    except OSError as exc:
+        raise OSError(exc.errno, f"becoming uid {SANDBOX_UID}: {exc.strerror}") from exc
     # A change of uid clears it, and the id maps of an undumpable process are root's (proc(5)).
     linux.prctl(linux.PR_SET_DUMPABLE, 1)
     if not os.access(os.__file__, os.R_OK):
@@ -167,6 +170,7 @@ def _in_child(action: Callable[[], None]) -> dict[str, Any]:
 def _report_attempt(action: Callable[[], None], writable: int) -> None:
     found: dict[str, Any] = {"errno": 0, "text": ""}
     try:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         action()
     except OSError as exc:
         found = {"errno": exc.errno or 0, "text": exc.strerror or str(exc)}

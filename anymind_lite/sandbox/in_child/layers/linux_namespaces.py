@@ -26,7 +26,7 @@ def own_mounts(confinement: Confinement) -> None:
     """Mount an empty scratch folder and the one version's code; put all other code out of reach.
 
     All of it vanishes with the last process of the run. The code comes read-only, as its parent is
-    mounted so. (test_agent_sees_its_own_code_alone, test_scratch_is_empty_and_capped)
+    mounted so. (test_agent_sees_its_own_code_alone, test_scratch_is_empty_for_each_run_and_capped)
     """
     limits = confinement.limits
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWIPC)
