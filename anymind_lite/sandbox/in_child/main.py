@@ -32,26 +32,25 @@ def child_main(
     *,
     zygote_pid: int,
     proc_fd: int = -1,
-    status_fd: int = -1,
+    has_init: bool = False,
 ) -> NoReturn:
     """Take the descriptors, apply every layer, run the job, exit.
 
-    `proc_fd` is at least SAFE_FD, and -1 without namespaces; `status_fd` is -1 without an init.
+    `proc_fd` is at least SAFE_FD, and -1 without namespaces. With an init this process is in its
+    pid namespace.
     """
     try:
         _reset_signals()
-        if status_fd >= 0:
-            status_fd = _lift(status_fd)
         _lay_out_descriptors(report_fd, log_fd, job_fd)
         job, places = read_job(JOB_FD)
         confinement = Confinement(
             limits=job.limits,
             scratch_dir=places.scratch_dir,
-            # In a pid namespace of its own the parent is its process 1.
-            parent_pid=zygote_pid if status_fd < 0 else 1,
+            # A parent outside of the pid namespace is 0 in it.
+            parent_pid=0 if has_init else zygote_pid,
             code_name=places.code_name,
             proc_fd=proc_fd,
-            status_fd=status_fd,
+            has_init=has_init,
         )
         if _confine(confinement):
             _open_standard_streams()

@@ -15,7 +15,7 @@ from typing import Any
 
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.layers import posix
-from anymind_lite.sandbox.in_child.layers.linux_namespaces import read_status
+from anymind_lite.sandbox.in_child.layers.linux_namespaces import be_init
 from anymind_lite.sandbox.in_child.main import child_main
 from anymind_lite.sandbox.protocol import receive_message, send_message
 
@@ -26,14 +26,15 @@ _SWEEP_PAUSE_SECONDS = 0.001
 class Run:
     """One child that was forked and has not been reported yet.
 
-    `status_fd` is where the child, if it is an init, tells how the agent's process ended.
+    `init_pid` is process 1 of its pid namespace, -1 if it has none; `exit` what is told at the end.
     """
 
-    def __init__(self, pid: int, lease: socket.socket, deadline: float, status_fd: int) -> None:
+    def __init__(self, pid: int, init_pid: int, lease: socket.socket, deadline: float) -> None:
         self.pid = pid
+        self.init_pid = init_pid
         self.lease = lease
         self.deadline = deadline
-        self.status_fd = status_fd
+        self.exit: dict[str, Any] = {}
         self.is_killed = False
         self.is_timed_out = False
 
@@ -50,6 +51,7 @@ class Zygote:
         if self._has_namespaces:
             self._own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         self._runs: dict[int, Run] = {}
+        self._ending: dict[int, Run] = {}  # by the init that is still to be reaped
         self._pid = os.getpid()
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
@@ -112,21 +114,23 @@ class Zygote:
     def _start(self, lease: socket.socket, child_fds: list[int], message: dict[str, Any]) -> None:
         has_init = self._has_namespaces and bool(message["allows_processes"])
         try:
-            pid, status_fd = self._fork_init(child_fds) if has_init else self._fork(child_fds)
+            if has_init:
+                pid, init_pid = self._fork_with_init(child_fds)
+            else:
+                pid, init_pid = self._fork(child_fds), -1
         except OSError as exc:
             _tell(lease, {"error": f"fork: {exc.strerror}"})
             lease.close()
             return
-        run = Run(pid, lease, time.monotonic() + float(message["wall_seconds"]), status_fd)
+        run = Run(pid, init_pid, lease, time.monotonic() + float(message["wall_seconds"]))
         self._runs[pid] = run
         self._selector.register(lease, selectors.EVENT_READ, pid)
-        pidfds = _open_pidfd(pid)
+        pidfds = _open_pidfd(init_pid if has_init else pid)
         _tell(lease, {"pid": pid}, pidfds)
         for fd in pidfds:
             os.close(fd)
 
-    def _fork(self, child_fds: list[int], status_fd: int = -1) -> tuple[int, int]:
-        """Fork a child; return its pid and -1: it is no init."""
+    def _fork(self, child_fds: list[int], *, has_init: bool = False) -> int:
         pid = os.fork()
         if pid == 0:
             report_fd, log_fd, job_fd = child_fds
@@ -136,29 +140,29 @@ class Zygote:
                 job_fd,
                 zygote_pid=self._pid,
                 proc_fd=self._proc_fd,
-                status_fd=status_fd,
+                has_init=has_init,
             )
-        return pid, -1
+        return pid
 
-    def _fork_init(self, child_fds: list[int]) -> tuple[int, int]:
-        """Fork process 1 of a new pid namespace; return its pid and where it tells the exit.
+    def _fork_with_init(self, child_fds: list[int]) -> tuple[int, int]:
+        """Fork process 1 of a new pid namespace and the child beside it; return child, init.
 
-        Joining our own pid namespace again is what allows the next unshare: the kernel refuses it
-        while children go elsewhere already (pid_namespaces(7), copy_pid_ns in the kernel).
+        Both are our own children: the child's exit is seen as it is, and it waits for nobody.
         """
-        readable, writable = os.pipe()
+        linux.unshare(linux.CLONE_NEWPID)
         try:
-            linux.unshare(linux.CLONE_NEWPID)
+            init_pid = os.fork()
+            if init_pid == 0:
+                be_init()
             try:
-                pid, _ = self._fork(child_fds, writable)
-            finally:
-                linux.setns(self._own_pids_fd, linux.CLONE_NEWPID)
-        except BaseException:
-            os.close(readable)
-            raise
+                return self._fork(child_fds, has_init=True), init_pid
+            except OSError:
+                os.kill(init_pid, signal.SIGKILL)
+                raise
         finally:
-            os.close(writable)
-        return pid, readable
+            # The kernel refuses the next unshare while children go elsewhere already
+            # (copy_pid_ns), so go on as if there had been none.
+            linux.setns(self._own_pids_fd, linux.CLONE_NEWPID)
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
@@ -168,11 +172,17 @@ class Zygote:
                 self._kill(run)
 
     def _kill(self, run: Run) -> None:
-        """Kill the child and its group; descendants that left the group fall to the sweep."""
+        """Kill the child and its group; descendants that left the group fall to the sweep.
+
+        The end of an init is the end of all in its pid namespace (pid_namespaces(7)).
+        """
         if not run.is_killed:
             run.is_killed = True
             # The lease stays readable after a hang-up: stop looking at it.
             self._selector.unregister(run.lease)
+        if run.init_pid > 0:
+            os.kill(run.init_pid, signal.SIGKILL)
+            return
         for kill, target in ((os.killpg, run.pid), (os.kill, run.pid)):
             try:
                 kill(target, signal.SIGKILL)
@@ -187,7 +197,7 @@ class Zygote:
             pass
 
     def _reap(self) -> None:
-        """Collect every exited child; sweep and report once per run."""
+        """Collect every exited child; end and report each run once."""
         while True:
             try:
                 pid, status, usage = os.wait3(os.WNOHANG)
@@ -196,26 +206,30 @@ class Zygote:
             if pid == 0:
                 return
             if pid in self._runs:
-                self._finish(self._runs.pop(pid), status, usage)
+                self._end(self._runs.pop(pid), status, usage)
+            elif pid in self._ending:
+                self._tell_exit(self._ending.pop(pid))
 
-    def _finish(self, run: Run, status: int, usage: Any) -> None:
+    def _end(self, run: Run, status: int, usage: Any) -> None:
         """Kill what the run left behind, then report; the order is what "nothing left" rests on."""
         if not run.is_killed:
             self._selector.unregister(run.lease)
-        self._sweep()
-        if run.status_fd >= 0:
-            told = read_status(run.status_fd)
-            status = status if told is None else told
-            os.close(run.status_fd)
-        _tell(
-            run.lease,
-            {
-                "status": status,
-                "timed_out": run.is_timed_out,
-                "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
-                "max_rss_kb": usage.ru_maxrss,
-            },
-        )
+        run.exit = {
+            "status": status,
+            "timed_out": run.is_timed_out,
+            "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
+            "max_rss_kb": usage.ru_maxrss,
+        }
+        if run.init_pid > 0:
+            # It is reaped when nobody is left in its pid namespace, and not before.
+            os.kill(run.init_pid, signal.SIGKILL)
+            self._ending[run.init_pid] = run
+        else:
+            self._sweep()
+            self._tell_exit(run)
+
+    def _tell_exit(self, run: Run) -> None:
+        _tell(run.lease, run.exit)
         run.lease.close()
 
     def _sweep(self) -> None:

@@ -140,6 +140,9 @@ def _try_everything() -> None:
     confinement = Confinement(Limits(), SCRATCH_DIR, parent_pid=1, code_name=".", proc_fd=proc_fd)
 
     def be_a_run() -> None:
+        own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+        linux.unshare(linux.CLONE_NEWPID)
+        linux.setns(own_pids_fd, linux.CLONE_NEWPID)
         for layer in LAYERS:
             if layer.needs_namespaces:
                 layer.apply(confinement)

@@ -16,9 +16,9 @@ from anymind_lite.sandbox.policy import Limits
 class Confinement:
     """What the layers need to know of one job.
 
-    `parent_pid` is the agent's parent as the agent sees it: the zygote, or the run's init. In
-    namespaces `proc_fd` is the host's /proc, to be closed, and `code_name` names the code below
-    CODE_PARENT. `status_fd` is where an init tells the exit, -1 for a run that has none.
+    `parent_pid` is the zygote as this process sees it, 0 from a pid namespace of the run's own,
+    which has an init. In namespaces `proc_fd` is the host's /proc, to be closed, and `code_name`
+    names the code below CODE_PARENT.
     """
 
     limits: Limits
@@ -26,7 +26,7 @@ class Confinement:
     parent_pid: int
     code_name: str = ""
     proc_fd: int = -1
-    status_fd: int = -1
+    has_init: bool = False
 
     @property
     def is_in_namespaces(self) -> bool:
@@ -67,7 +67,7 @@ LAYERS = (
     Layer(
         "processes",
         "sees and signals its own processes alone, and all end with it",
-        linux_namespaces.start_init,
+        linux_namespaces.confirm_own_processes,
         needs_namespaces=True,
     ),
     Layer("session", "no terminal; one signal ends the whole group", posix.enter_session),

@@ -132,6 +132,11 @@ def drop_every_capability() -> None:
     # noroot, no_setuid_fixup and keep_caps off, each with its lock; no_cap_ambient_raise.
     prctl(PR_SET_SECUREBITS, 0b1110_1111)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    clear_capabilities()
+
+
+def clear_capabilities() -> None:
+    """Empty the effective, permitted and inheritable sets: enough for what never calls exec."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     if _libc.capset(header, nothing) != 0:

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.protocol import AGENT_DIR, CODE_PARENT, INNER_GID, INNER_UID, SCRATCH_DIR
 
 if TYPE_CHECKING:
     from anymind_lite.sandbox.in_child.layers import Confinement
-
-_STATUS = struct.Struct("i")
 
 
 def own_mounts(confinement: Confinement) -> None:
@@ -53,46 +50,32 @@ def own_user_namespace(confinement: Confinement) -> None:
     os.close(confinement.proc_fd)
 
 
-def start_init(confinement: Confinement) -> None:
-    """Fork: the child goes on to the next layer, this process stays behind as its init.
-
-    Only where the zygote made a pid namespace, whose process 1 this is. As process 1 itself the
-    agent would ignore signals at their default, and `abort` would misreport (pid_namespaces(7)).
-    """
-    if confinement.status_fd < 0:
-        return
-    agent = os.fork()
-    if agent != 0:
-        _be_init(agent, confinement.status_fd)
-    os.close(confinement.status_fd)
+def confirm_own_processes(confinement: Confinement) -> None:
+    """Make sure that the zygote put this process into a pid namespace, right after its init."""
+    if confinement.has_init and (os.getpid(), os.getppid()) != (2, 0):
+        raise OSError("the agent is not alone in its pid namespace")
 
 
-def _be_init(agent: int, status_fd: int) -> None:
-    """Reap until the agent's process ends, tell its wait status, and end all others by ending.
+def be_init() -> NoReturn:
+    """Be process 1 of a run's pid namespace: reap what lost its parent, until killed.
 
-    The agent's descriptors are let go first: a pipe that it closes is closed.
+    An agent as process 1 itself would ignore signals at their default, `abort` would misreport, and
+    what it started would outlive it; with the init the kernel ends all (pid_namespaces(7)). What
+    the agent may send it is ignored. Runs beside the child, forked by the zygote.
     """
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent may signal process 1
-        os.closerange(0, status_fd)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        linux.clear_capabilities()
         while True:
-            pid, status = os.wait()
-            if pid == agent:
-                break
-        os.write(status_fd, _STATUS.pack(status))
+            signal.pause()
     finally:
-        os._exit(0)
-
-
-def read_status(status_fd: int) -> int | None:
-    """Return what an init told before it ended; None when it was killed. Runs in the zygote."""
-    data = os.read(status_fd, _STATUS.size)
-    return _STATUS.unpack(data)[0] if len(data) == _STATUS.size else None
+        os._exit(70)  # EX_SOFTWARE (sysexits.h)
 
 
 def drop_capabilities(_: Confinement) -> None:
-    """Give up every capability that the user namespace gave, for ever.
-
-    Before the init forks, so that it is paid once for both.
-    """
+    """Give up every capability that the user namespace gave, for ever."""
     linux.drop_every_capability()

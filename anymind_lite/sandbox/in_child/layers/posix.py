@@ -34,17 +34,17 @@ def enter_session(_: Confinement) -> None:
 def close_descriptors(confinement: Confinement) -> None:
     """Close all but stdin (empty), stdout and stderr (the log), the report and the job.
 
-    What a later layer uses and closes itself is kept for it.
+    The one that a later layer uses and closes itself is kept for it.
     """
     first = JOB_FD + 1
-    for fd in sorted({confinement.proc_fd, confinement.status_fd} - {-1}):
-        os.closerange(first, fd)
-        first = fd + 1
+    if confinement.is_in_namespaces:
+        os.closerange(first, confinement.proc_fd)
+        first = confinement.proc_fd + 1
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
 def die_with_parent(confinement: Confinement) -> None:
-    """Be killed when the zygote dies, or the run's init, also when it died before this line."""
+    """Be killed when the zygote dies, also when it died before this line."""
     if not IS_LINUX:
         return
     # A change of user namespace may clear it, so it is set after it. (prctl(2))
@@ -63,8 +63,7 @@ def limit_resources(confinement: Confinement) -> None:
     _limit(resource.RLIMIT_AS, limits.address_space_bytes)
     _limit(resource.RLIMIT_DATA, limits.data_bytes)
     if confinement.is_in_namespaces:
-        has_init = confinement.status_fd >= 0
-        _limit(resource.RLIMIT_NPROC, limits.processes + has_init)
+        _limit(resource.RLIMIT_NPROC, limits.processes)
     # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
 
