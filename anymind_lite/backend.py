@@ -47,7 +47,7 @@ class Backend:
         self.store = ArtifactStore(
             settings.storage_path, settings.code_path, max_upload_bytes=settings.upload_max_bytes
         )
-        self.sandbox = Supervisor(settings.run_path / "scratch")
+        self.sandbox = Supervisor(settings.run_path / "scratch", settings.code_path)
         self.executor = Executor(
             slots=SlotPool(
                 settings.worker_concurrency,
@@ -96,13 +96,14 @@ class Backend:
         self.secret_key = load_secret_key(settings.secret_key_path, settings.secret_key)
         make_dir_durable(settings.database_path.parent)
         _refuse_lost_database(settings)
-        # The zygote first: it is forked from a process that has no other thread yet.
+        # The store makes the folder of all code, which the zygote holds on to.
+        self.store.start()
+        # The zygote before all threads: it is forked from a process that has no other yet.
         self.sandbox.start()
         undo(self.sandbox.stop)
         database = open_database(settings.database_path)
         undo(database.close_all)
         recover_at_start()
-        self.store.start()
         self._builder.begin()
         self.build_queue.start()
         undo(self.build_queue.stop)

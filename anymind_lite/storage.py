@@ -117,6 +117,10 @@ class ArtifactStore:
         try:
             root = fresh / unpack(fresh)
             target.parent.mkdir(mode=0o700, exist_ok=True)
+            # The sandbox of a root server is another user; who else could come by here is kept off
+            # by the data folder, which is closed to all but its owner.
+            target.parent.chmod(0o711)
+            root.chmod(0o755)
             try:
                 root.rename(target)
             except OSError:

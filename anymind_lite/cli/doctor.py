@@ -18,7 +18,7 @@ from anymind_lite.sandbox.in_server.supervisor import Supervisor
 def command(as_json: bool) -> None:
     """Show what this machine's sandbox can do; exit code 1 if agents cannot run."""
     with tempfile.TemporaryDirectory() as folder:
-        sandbox = Supervisor(Path(folder) / "scratch")
+        sandbox = Supervisor(Path(folder) / "scratch", Path(folder) / "code")
         sandbox.start()
         try:
             states = probe_machine(sandbox)

@@ -16,6 +16,9 @@ the zygote keeps and the server checks again.
            |   `-------- log: stdout and stderr, kept head and tail ---------+
            `------------ report: one length-prefixed JSON frame -------------+
 
+Where the machine has namespaces, a **stub** between the two makes them, forks the zygote as the
+first process in them, and watches over it; each run then has mounts, ids and processes of its own.
+
 Each folder is named by the process that runs it: `in_server` is trusted and holds secrets;
 `in_zygote` is trusted and holds none; `in_child` is trusted until it imports the entrypoint and
 hostile after. `policy` and `protocol` are what they share. Only the standard library is used.

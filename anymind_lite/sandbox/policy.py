@@ -13,7 +13,9 @@ class Limits:
     `wall_seconds` is kept outside the child; `cpu_seconds`, `address_space_bytes`, `data_bytes`,
     `file_bytes` (the largest file) and `open_files` are rlimits (setrlimit(2)). Of what the agent
     prints `log_kept_bytes` are kept, half from the head and half from the tail, and more than
-    `log_written_bytes` ends the job. A report is at most `report_bytes`.
+    `log_written_bytes` ends the job. A report is at most `report_bytes`. Only in namespaces:
+    the scratch folder holds `scratch_bytes` in `scratch_files` files and folders, and `processes`
+    counts the run's processes and threads together.
     """
 
     wall_seconds: float = 30.0
@@ -25,6 +27,9 @@ class Limits:
     log_kept_bytes: int = 64 * 1024
     log_written_bytes: int = 16 * MEGABYTE
     report_bytes: int = MEGABYTE
+    scratch_bytes: int = 64 * MEGABYTE
+    scratch_files: int = 4096
+    processes: int = 64
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""

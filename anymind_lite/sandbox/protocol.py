@@ -26,6 +26,20 @@ _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # Where a child finds its descriptors after it has laid them out.
 REPORT_FD = 3
 JOB_FD = 4
+SAFE_FD = 10  # what is kept for a while stands here or above, out of the way
+
+# What a run sees in namespaces: its code, its scratch folder, its user. The server hands all code
+# over at CODE_PARENT, which a child empties before agent code runs.
+AGENT_DIR = "/agent"
+SCRATCH_DIR = "/scratch"
+CODE_PARENT = "/code"
+INNER_UID = 1000
+INNER_GID = 1000
+
+# Whom a root server becomes in the sandbox. No user of the host: from a range that nothing hands
+# out (systemd.io/UIDS-GIDS: 60706 to 61183 are unused), as `nobody` is shared with others.
+SANDBOX_UID = 61000
+SANDBOX_GID = 61000
 
 
 class Mode(StrEnum):
@@ -56,29 +70,53 @@ class Job:
     """What the sandbox is asked to do; it knows no users.
 
     `code_dir` is the agent's root folder, `entrypoint` is `module.path:function`. Both are empty
-    for PROBE.
+    for PROBE. `allows_processes` gives the run a pid namespace and an init of its own, where there
+    are namespaces; without it nothing here keeps the agent from starting processes.
     """
 
     mode: Mode
     limits: Limits
     code_dir: str = ""
     entrypoint: str = ""
+    allows_processes: bool = True
 
 
-def encode_job(job: Job, scratch_dir: str, payload: bytes) -> bytes:
+@dataclass(frozen=True)
+class Places:
+    """Where a child finds its folders; `code_name`, below CODE_PARENT, is for namespaces alone."""
+
+    scratch_dir: str
+    code_name: str = ""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the zygote stands on: the facts that the tiers rest on, found by trying.
+
+    `zygote_pid` is as the server sees it. `has_namespaces` with a `note` why not, or as whom.
+    `error` is a set-up that failed in no known way: then nothing may run.
+    """
+
+    zygote_pid: int
+    has_namespaces: bool = False
+    note: str = ""
+    error: str = ""
+
+
+def encode_job(job: Job, places: Places, payload: bytes) -> bytes:
     """Write what a child reads: one frame with the job, then the payload's JSON to the end."""
-    header = json.dumps({**asdict(job), "scratch_dir": scratch_dir}).encode()
+    header = json.dumps({"job": asdict(job), "places": asdict(places)}).encode()
     return HEADER.pack(len(header)) + header + payload
 
 
-def read_job(fd: int) -> tuple[Job, str]:
-    """Read the job and the scratch folder from a descriptor, leaving it at the payload."""
+def read_job(fd: int) -> tuple[Job, Places]:
+    """Read the job and its folders from a descriptor, leaving it at the payload."""
     (length,) = HEADER.unpack(os.read(fd, HEADER.size))
-    fields = json.loads(_read_exactly(fd, length))
-    scratch_dir = fields.pop("scratch_dir")
+    message = json.loads(_read_exactly(fd, length))
+    fields = message["job"]
     fields["mode"] = Mode(fields["mode"])
     fields["limits"] = Limits(**fields["limits"])
-    return Job(**fields), scratch_dir
+    return Job(**fields), Places(**message["places"])
 
 
 def read_to_end(fd: int) -> bytes:

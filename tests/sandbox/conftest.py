@@ -50,7 +50,7 @@ class Sandbox:
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     scratch = tmp_path / "scratch"
-    supervisor = Supervisor(scratch)
+    supervisor = Supervisor(scratch, tmp_path / "code")
     supervisor.start()
     yield Sandbox(supervisor, tmp_path / "code", scratch)
     supervisor.stop()

@@ -1,6 +1,7 @@
 """What comes of an agent that behaves, errs, or misbehaves: one true reason each."""
 
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -193,10 +194,12 @@ LEAVERS = {
             time.sleep(1000)
     """,
     "starts_a_program": """
-        import subprocess
+        import subprocess, sys
 
         def handle(payload):
-            subprocess.Popen(["sleep", "1000"])
+            program = "print('started', flush=True); import time; time.sleep(1000)"
+            child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+            assert child.stdout.readline() == b"started\\n"
             return payload
     """,
     "holds_the_pipes_open": """
@@ -216,7 +219,8 @@ LEAVERS = {
 def test_leaves_no_process_behind(sandbox: Sandbox, name: str) -> None:
     zygote = sandbox.supervisor.zygote_pid
     assert zygote is not None
-    sandbox.run(LEAVERS[name], {}, wall_seconds=1.0)
+    outcome = sandbox.run(LEAVERS[name], {}, wall_seconds=1.0)
+    assert outcome.reason in (StopReason.RETURNED, StopReason.TIMEOUT)
     assert descendants(zygote) == set()
     assert is_running(zygote)
 
@@ -243,7 +247,7 @@ def test_cancel_kills_the_tree(sandbox: Sandbox) -> None:
     thread.start()
     zygote = sandbox.supervisor.zygote_pid
     assert zygote is not None
-    wait_for(lambda: len(descendants(zygote)) == 4, "the agent to fork")
+    wait_for(lambda: len(descendants(zygote)) >= 4, "the agent to fork")
     assert sandbox.supervisor.cancel("victim")
     thread.join()
     assert outcomes[0].reason is StopReason.CANCELLED
@@ -255,12 +259,16 @@ def test_cancel_of_nothing_tells_so(sandbox: Sandbox) -> None:
 
 
 def test_dead_zygote_is_replaced(sandbox: Sandbox) -> None:
+    outcomes: list[Any] = []
+    source = "def handle(payload):\n    while True: pass"
+    thread = threading.Thread(target=lambda: outcomes.append(sandbox.run(source)))
+    thread.start()
     first = sandbox.supervisor.zygote_pid
-    source = (
-        "import os\ndef handle(payload): os.kill(os.getppid(), 9); import time; time.sleep(100)"
-    )
-    outcome = sandbox.run(source)
-    assert outcome.reason is StopReason.SANDBOX_FAILURE
+    assert first is not None
+    wait_for(lambda: descendants(first), "the agent to start")
+    os.kill(first, signal.SIGKILL)
+    thread.join()
+    assert outcomes[0].reason is StopReason.SANDBOX_FAILURE
     wait_for(lambda: sandbox.supervisor.zygote_pid != first, "a new zygote")
     assert sandbox.run("def handle(payload): return 1").reason is StopReason.RETURNED
 
@@ -310,7 +318,8 @@ def test_runs_leave_no_descriptor_in_the_zygote(sandbox: Sandbox) -> None:
     before = len(os.listdir(fds))
     for _ in range(20):
         sandbox.run("def handle(payload): return 1")
-    assert len(os.listdir(fds)) == before
+    # The exit is told before the lease is closed: the first look may have seen one more.
+    wait_for(lambda: len(os.listdir(fds)) <= before, "the last lease to be closed")
 
 
 def test_a_job_that_nobody_wants_any_more_never_starts(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -25,7 +25,12 @@ LADDER = (
 # In the sandbox the rungs are processes: what runs in the child knows nothing of the others.
 SANDBOX_IMPORTS = {
     "sandbox.in_server": ("sandbox.in_server", "sandbox.protocol", "sandbox.policy"),
-    "sandbox.in_zygote": ("sandbox.in_zygote", "sandbox.in_child", "sandbox.protocol"),
+    "sandbox.in_zygote": (
+        "sandbox.in_zygote",
+        "sandbox.in_child",
+        "sandbox.protocol",
+        "sandbox.policy",
+    ),
     "sandbox.in_child": ("sandbox.in_child", "sandbox.protocol", "sandbox.policy"),
     "sandbox.protocol": ("sandbox.policy",),
     "sandbox.policy": (),

@@ -12,22 +12,50 @@ import sys
 from typing import NoReturn
 
 from anymind_lite.sandbox.in_child import runner
-from anymind_lite.sandbox.in_child.layers import LAYERS, Confinement
-from anymind_lite.sandbox.protocol import JOB_FD, REPORT_FD, Job, Mode, ReportKind, read_job
+from anymind_lite.sandbox.in_child.layers import Confinement, layers_for
+from anymind_lite.sandbox.in_child.probe import find_offers
+from anymind_lite.sandbox.protocol import (
+    JOB_FD,
+    REPORT_FD,
+    SAFE_FD,
+    Job,
+    Mode,
+    ReportKind,
+    read_job,
+)
 
-_SAFE_FD = 10
 
+def child_main(
+    report_fd: int,
+    log_fd: int,
+    job_fd: int,
+    *,
+    zygote_pid: int,
+    proc_fd: int = -1,
+    has_init: bool = False,
+) -> NoReturn:
+    """Take the descriptors, apply every layer, run the job, exit.
 
-def child_main(report_fd: int, log_fd: int, job_fd: int, *, zygote_pid: int) -> NoReturn:
-    """Take the descriptors, apply every layer, run the job, exit."""
+    `proc_fd` is at least SAFE_FD, and -1 without namespaces. With an init this process is in its
+    pid namespace.
+    """
     try:
         _reset_signals()
         _lay_out_descriptors(report_fd, log_fd, job_fd)
-        job, scratch_dir = read_job(JOB_FD)
-        if _confine(job, scratch_dir, zygote_pid):
+        job, places = read_job(JOB_FD)
+        confinement = Confinement(
+            limits=job.limits,
+            scratch_dir=places.scratch_dir,
+            # A parent outside of the pid namespace is 0 in it.
+            parent_pid=0 if has_init else zygote_pid,
+            code_name=places.code_name,
+            proc_fd=proc_fd,
+            has_init=has_init,
+        )
+        if _confine(confinement):
             _open_standard_streams()
             gc.enable()
-            _run(job)
+            _run(job, confinement)
         os._exit(0)
     except BaseException:  # noqa: BLE001 - an edge: the parent sees the exit without a frame
         os._exit(70)  # EX_SOFTWARE (sysexits.h)
@@ -41,13 +69,14 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def _lift(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SAFE_FD)
+
+
 def _lay_out_descriptors(report_fd: int, log_fd: int, job_fd: int) -> None:
     """Put nothing on 0, the log on 1 and 2, the report on 3 and the job on 4."""
     # Lift all out of the way first: a source may stand where a target goes.
-    sources = [
-        fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SAFE_FD) for fd in (report_fd, log_fd, job_fd)
-    ]
-    report, log, job = sources
+    report, log, job = (_lift(fd) for fd in (report_fd, log_fd, job_fd))
     nothing = os.open(os.devnull, os.O_RDWR)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
@@ -56,10 +85,9 @@ def _lay_out_descriptors(report_fd: int, log_fd: int, job_fd: int) -> None:
         os.dup2(source, target, inheritable=False)
 
 
-def _confine(job: Job, scratch_dir: str, zygote_pid: int) -> bool:
+def _confine(confinement: Confinement) -> bool:
     """Apply the layers in order; on a failure report which and return False."""
-    confinement = Confinement(job.limits, scratch_dir, zygote_pid)
-    for layer in LAYERS:
+    for layer in layers_for(confinement):
         try:
             layer.apply(confinement)
         except (OSError, ValueError) as exc:
@@ -82,11 +110,9 @@ def _open_standard_streams() -> None:
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
-def _run(job: Job) -> None:
+def _run(job: Job, confinement: Confinement) -> None:
     if job.mode is Mode.PROBE:
-        from anymind_lite.sandbox.in_child.probe import find_offers
-
-        layers = [{"name": layer.name, "note": layer.promise} for layer in LAYERS]
+        layers = [{"name": layer.name, "note": layer.promise} for layer in layers_for(confinement)]
         runner.report(ReportKind.PROBED, layers=layers, offers=find_offers())
     else:
         runner.run(job)

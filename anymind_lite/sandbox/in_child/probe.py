@@ -4,7 +4,6 @@ import ctypes
 import os
 import sys
 
-_CLONE_NEWUSER = 0x10000000  # linux/sched.h
 _PR_GET_SECCOMP = 21  # linux/prctl.h
 _SYS_LANDLOCK_CREATE_RULESET = 444  # the same on every architecture
 _LANDLOCK_CREATE_RULESET_VERSION = 1  # linux/landlock.h
@@ -21,11 +20,6 @@ def find_offers() -> list[dict[str, str]]:
         {
             "name": "seccomp",
             "note": _offered(is_offered=_libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0),
-        },
-        # Last: it changes this process.
-        {
-            "name": "user_namespaces",
-            "note": _offered(is_offered=_libc.unshare(_CLONE_NEWUSER) == 0),
         },
     ]
 

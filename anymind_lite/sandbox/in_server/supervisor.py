@@ -4,6 +4,7 @@ Runs in the server, which holds secrets. Each job is driven by the thread that a
 thread of the supervisor's own only replaces a zygote that died.
 """
 
+import errno
 import logging
 import os
 import select
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from anymind_lite.files import remove_tree
@@ -28,7 +30,11 @@ from anymind_lite.sandbox.in_server.outcome import (
 )
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import (
+    AGENT_DIR,
+    SCRATCH_DIR,
+    Ground,
     Job,
+    Places,
     encode_job,
     receive_message,
     send_message,
@@ -36,7 +42,7 @@ from anymind_lite.sandbox.protocol import (
 
 logger = logging.getLogger(__name__)
 
-_ZYGOTE_PATH = Path(__file__).parent.parent / "in_zygote" / "main.py"
+_STUB_PATH = Path(__file__).parent.parent / "in_zygote" / "stub.py"
 _READ_BYTES = 1 << 16
 # The zygote keeps the deadline; this much later the supervisor kills by itself, and this much
 # later still it takes the zygote for broken.
@@ -44,16 +50,21 @@ _OWN_KILL_SECONDS = 2.0
 _ZYGOTE_GRACE_SECONDS = 8.0
 _STOP_SECONDS = 5.0
 _RESPAWN_PAUSE_SECONDS = 0.2
+_START_SECONDS = 30.0
 
 
 class Supervisor:
     """Runs jobs in children of one zygote, and replaces the zygote when it dies.
 
-    `scratch_parent` is a folder for the jobs' scratch folders, emptied at start.
+    `scratch_parent` is a folder for the jobs' scratch folders, emptied at start. `code_parent` is
+    the folder above the code of every job: it must stay the same folder while the zygote lives,
+    which holds on to it.
     """
 
-    def __init__(self, scratch_parent: Path) -> None:
+    def __init__(self, scratch_parent: Path, code_parent: Path) -> None:
         self._scratch_parent = scratch_parent
+        self._code_parent = code_parent
+        self._ground = Ground(zygote_pid=0, error="it was not started")
         self._lock = threading.Lock()
         self._conversations: dict[str, _Conversation] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,6 +75,9 @@ class Supervisor:
         """Start the zygote; call it before the process has other threads."""
         remove_tree(self._scratch_parent)
         self._scratch_parent.mkdir(parents=True, mode=0o700)
+        self._code_parent.mkdir(parents=True, exist_ok=True)
+        # A root server's sandbox is another user, who passes through to the one version's code.
+        self._code_parent.chmod(0o711)
         self._is_stopping = False
         self._spawn()
         self._watcher = threading.Thread(
@@ -89,7 +103,12 @@ class Supervisor:
     @property
     def zygote_pid(self) -> int | None:
         """The zygote's process id, for diagnosis."""
-        return self._process.pid if self._process else None
+        return self._ground.zygote_pid or None
+
+    @property
+    def ground(self) -> Ground:
+        """What the zygote stands on, as it told at its start."""
+        return self._ground
 
     def run(
         self,
@@ -111,8 +130,7 @@ class Supervisor:
             with self._registered(key, conversation):
                 failure = ""
                 if is_wanted():
-                    job_text = encode_job(job, str(scratch_dir), payload)
-                    failure = self._hand_over(conversation, job_text)
+                    failure = self._hand_over(conversation, job, scratch_dir, payload)
                 else:
                     conversation.cancel()
                 if not failure:
@@ -134,7 +152,11 @@ class Supervisor:
         return True
 
     @contextmanager
-    def _scratch_dir(self) -> Iterator[Path]:
+    def _scratch_dir(self) -> Iterator[Path | None]:
+        """Make a folder on the host where a run cannot have one of its own."""
+        if self._ground.has_namespaces:
+            yield None
+            return
         path = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._scratch_parent))
         try:
             yield path
@@ -155,16 +177,32 @@ class Supervisor:
                 del self._conversations[key]
             conversation.ended.set()
 
-    def _hand_over(self, conversation: "_Conversation", job: bytes) -> str:
+    def _hand_over(
+        self, conversation: "_Conversation", job: Job, scratch_dir: Path | None, payload: bytes
+    ) -> str:
         """Send the job to the zygote; return what went wrong, or nothing."""
         with self._lock:
             if self._is_stopping or self._control is None:
                 return "The server is stopping."
+            if self._ground.error:
+                return f"Sandbox set-up failed ({self._ground.error})."
             try:
-                conversation.hand_over(self._control, job)
+                text = self._encode(job, scratch_dir, payload)
+                conversation.hand_over(self._control, job, text)
             except OSError as exc:
                 return f"The sandbox could not take the job ({exc.strerror})."
         return ""
+
+    def _encode(self, job: Job, scratch_dir: Path | None, payload: bytes) -> bytes:
+        """Write the job with the folders as its child will see them."""
+        if not self._ground.has_namespaces:
+            if scratch_dir is None:  # the zygote was replaced by one without namespaces just now
+                raise OSError(errno.EAGAIN, "the sandbox has just changed")
+            return encode_job(job, Places(str(scratch_dir)), payload)
+        name = ""
+        if job.code_dir:
+            name = str(Path(job.code_dir).relative_to(self._code_parent))
+        return encode_job(replace(job, code_dir=AGENT_DIR), Places(SCRATCH_DIR, name), payload)
 
     def _spawn(self) -> None:
         with self._lock:
@@ -173,14 +211,23 @@ class Supervisor:
             self._control, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_ZYGOTE_PATH), str(theirs.fileno())],
+                    [sys.executable, "-I", "-S", str(_STUB_PATH), str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     env={"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"},
-                    cwd="/",
+                    cwd=self._code_parent,  # how it learns of it: a path would have to be readable
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C in the server's terminal is not for the zygote
                 )
+            self._ground = _hear_ground(self._control)
+        logger.log(
+            logging.ERROR if self._ground.error else logging.INFO,
+            "event=zygote_started pid=%d namespaces=%s note=%r error=%r",
+            self._ground.zygote_pid,
+            self._ground.has_namespaces,
+            self._ground.note,
+            self._ground.error,
+        )
 
     def _replace_dead_zygotes(self) -> None:
         while True:
@@ -200,6 +247,18 @@ class Supervisor:
         with self._lock:
             if self._process is not None:
                 self._process.kill()
+
+
+def _hear_ground(control: socket.socket) -> Ground:
+    """Receive what the stub found, its first words; they never come if it dies at once."""
+    control.settimeout(_START_SECONDS)
+    try:
+        message, _fds = receive_message(control)
+    except (EOFError, OSError) as exc:
+        return Ground(zygote_pid=0, error=f"the zygote did not start: {exc}")
+    finally:
+        control.settimeout(None)
+    return Ground(**message)
 
 
 class _Conversation:
@@ -226,16 +285,20 @@ class _Conversation:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def hand_over(self, control: socket.socket, job: bytes) -> None:
+    def hand_over(self, control: socket.socket, job: Job, text: bytes) -> None:
         """Make the pipes and the lease, and pass the other ends to the zygote. Raises OSError."""
         self._report_fd, report_end = self._pipe()
         self._log_fd, log_end = self._pipe()
         self._lease, lease_end = socket.socketpair()
         self._resources.enter_context(self._lease)
-        job_fd = _anonymous_file(job)
+        job_fd = _anonymous_file(text)
+        message = {
+            "wall_seconds": self._limits.wall_seconds,
+            "allows_processes": job.allows_processes,
+        }
         try:
             fds = [lease_end.fileno(), report_end, log_end, job_fd]
-            send_message(control, {"wall_seconds": self._limits.wall_seconds}, fds)
+            send_message(control, message, fds)
         finally:
             lease_end.close()
             for fd in (report_end, log_end, job_fd):

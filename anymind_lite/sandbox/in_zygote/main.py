@@ -1,25 +1,21 @@
 """The zygote: waits for jobs, forks a child for each, ends what must end, reports each exit.
 
-Runs as a process of its own, started by path (`python -I -S main.py FD`) with an empty
-environment. It holds no secret, has one thread, and reads from the server alone: what a child
-writes goes past it. Everything it waits for comes through one selector.
+Runs as process 1 of a pid namespace, forked by the stub; where there are no namespaces the stub
+itself becomes the zygote. It holds no secret, has one thread, and reads from the server alone: what
+a child writes goes past it. Everything it waits for comes through one selector.
 """
 
 import gc
 import os
 import selectors
 import signal
-import site
 import socket
-import sys
 import time
 from typing import Any
 
-_PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-if __name__ == "__main__":
-    sys.path.insert(0, _PROJECT_DIR)  # -I leaves the script's folder out; removed before serving
-
+from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.layers import posix
+from anymind_lite.sandbox.in_child.layers.linux_namespaces import be_init
 from anymind_lite.sandbox.in_child.main import child_main
 from anymind_lite.sandbox.protocol import receive_message, send_message
 
@@ -28,26 +24,42 @@ _SWEEP_PAUSE_SECONDS = 0.001
 
 
 class Run:
-    """One child that was forked and has not been reported yet."""
+    """One child that was forked and has not been reported yet.
 
-    def __init__(self, pid: int, lease: socket.socket, deadline: float) -> None:
+    `init_pid` is process 1 of its pid namespace, -1 if it has none; `exit` what is told at the end.
+    """
+
+    def __init__(self, pid: int, init_pid: int, lease: socket.socket, deadline: float) -> None:
         self.pid = pid
+        self.init_pid = init_pid
         self.lease = lease
         self.deadline = deadline
+        self.exit: dict[str, Any] = {}
         self.is_killed = False
         self.is_timed_out = False
 
 
 class Zygote:
-    """The one loop that owns all children."""
+    """The one loop that owns all children.
 
-    def __init__(self, control: socket.socket) -> None:
+    `proc_fd` is the host's /proc; -1 tells that there are no namespaces.
+    """
+
+    def __init__(self, control: socket.socket, proc_fd: int = -1) -> None:
         self._control = control
+        self._proc_fd = proc_fd
+        if self._has_namespaces:
+            self._own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         self._runs: dict[int, Run] = {}
+        self._ending: dict[int, Run] = {}  # by the init that is still to be reaped
         self._pid = os.getpid()
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
         self._selector.register(self._listen_for_exits(), selectors.EVENT_READ)
+
+    @property
+    def _has_namespaces(self) -> bool:
+        return self._proc_fd >= 0
 
     def _listen_for_exits(self) -> int:
         """Return a descriptor that becomes readable when a child exits."""
@@ -93,29 +105,64 @@ class Zygote:
         lease_fd, *child_fds = fds
         lease = socket.socket(fileno=lease_fd)
         try:
-            self._start(lease, child_fds, float(message["wall_seconds"]))
+            self._start(lease, child_fds, message)
         finally:
             for fd in child_fds:
                 os.close(fd)
         return True
 
-    def _start(self, lease: socket.socket, child_fds: list[int], wall_seconds: float) -> None:
+    def _start(self, lease: socket.socket, child_fds: list[int], message: dict[str, Any]) -> None:
+        has_init = self._has_namespaces and bool(message["allows_processes"])
         try:
-            pid = os.fork()
+            if has_init:
+                pid, init_pid = self._fork_with_init(child_fds)
+            else:
+                pid, init_pid = self._fork(child_fds), -1
         except OSError as exc:
             _tell(lease, {"error": f"fork: {exc.strerror}"})
             lease.close()
             return
-        if pid == 0:
-            report_fd, log_fd, job_fd = child_fds
-            child_main(report_fd, log_fd, job_fd, zygote_pid=self._pid)
-        run = Run(pid, lease, time.monotonic() + wall_seconds)
+        run = Run(pid, init_pid, lease, time.monotonic() + float(message["wall_seconds"]))
         self._runs[pid] = run
         self._selector.register(lease, selectors.EVENT_READ, pid)
-        pidfds = _open_pidfd(pid)
+        pidfds = _open_pidfd(init_pid if has_init else pid)
         _tell(lease, {"pid": pid}, pidfds)
         for fd in pidfds:
             os.close(fd)
+
+    def _fork(self, child_fds: list[int], *, has_init: bool = False) -> int:
+        pid = os.fork()
+        if pid == 0:
+            report_fd, log_fd, job_fd = child_fds
+            child_main(
+                report_fd,
+                log_fd,
+                job_fd,
+                zygote_pid=self._pid,
+                proc_fd=self._proc_fd,
+                has_init=has_init,
+            )
+        return pid
+
+    def _fork_with_init(self, child_fds: list[int]) -> tuple[int, int]:
+        """Fork process 1 of a new pid namespace and the child beside it; return child, init.
+
+        Both are our own children: the child's exit is seen as it is, and it waits for nobody.
+        """
+        linux.unshare(linux.CLONE_NEWPID)
+        try:
+            init_pid = os.fork()
+            if init_pid == 0:
+                be_init()
+            try:
+                return self._fork(child_fds, has_init=True), init_pid
+            except OSError:
+                os.kill(init_pid, signal.SIGKILL)
+                raise
+        finally:
+            # The kernel refuses the next unshare while children go elsewhere already
+            # (copy_pid_ns), so go on as if there had been none.
+            linux.setns(self._own_pids_fd, linux.CLONE_NEWPID)
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
@@ -125,11 +172,17 @@ class Zygote:
                 self._kill(run)
 
     def _kill(self, run: Run) -> None:
-        """Kill the child and its group; descendants that left the group fall to the sweep."""
+        """Kill the child and its group; descendants that left the group fall to the sweep.
+
+        The end of an init is the end of all in its pid namespace (pid_namespaces(7)).
+        """
         if not run.is_killed:
             run.is_killed = True
             # The lease stays readable after a hang-up: stop looking at it.
             self._selector.unregister(run.lease)
+        if run.init_pid > 0:
+            os.kill(run.init_pid, signal.SIGKILL)
+            return
         for kill, target in ((os.killpg, run.pid), (os.kill, run.pid)):
             try:
                 kill(target, signal.SIGKILL)
@@ -144,7 +197,7 @@ class Zygote:
             pass
 
     def _reap(self) -> None:
-        """Collect every exited child; sweep and report once per run."""
+        """Collect every exited child; end and report each run once."""
         while True:
             try:
                 pid, status, usage = os.wait3(os.WNOHANG)
@@ -153,22 +206,30 @@ class Zygote:
             if pid == 0:
                 return
             if pid in self._runs:
-                self._finish(self._runs.pop(pid), status, usage)
+                self._end(self._runs.pop(pid), status, usage)
+            elif pid in self._ending:
+                self._tell_exit(self._ending.pop(pid))
 
-    def _finish(self, run: Run, status: int, usage: Any) -> None:
+    def _end(self, run: Run, status: int, usage: Any) -> None:
         """Kill what the run left behind, then report; the order is what "nothing left" rests on."""
         if not run.is_killed:
             self._selector.unregister(run.lease)
-        self._sweep()
-        _tell(
-            run.lease,
-            {
-                "status": status,
-                "timed_out": run.is_timed_out,
-                "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
-                "max_rss_kb": usage.ru_maxrss,
-            },
-        )
+        run.exit = {
+            "status": status,
+            "timed_out": run.is_timed_out,
+            "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
+            "max_rss_kb": usage.ru_maxrss,
+        }
+        if run.init_pid > 0:
+            # It is reaped when nobody is left in its pid namespace, and not before.
+            os.kill(run.init_pid, signal.SIGKILL)
+            self._ending[run.init_pid] = run
+        else:
+            self._sweep()
+            self._tell_exit(run)
+
+    def _tell_exit(self, run: Run) -> None:
+        _tell(run.lease, run.exit)
         run.lease.close()
 
     def _sweep(self) -> None:
@@ -176,8 +237,11 @@ class Zygote:
 
         The zygote is the subreaper (prctl(2)): a descendant whose parent died becomes our child,
         whatever session or group it made for itself. Killing one hands us its children in turn,
-        hence the loop. (test_leaves_no_process_behind)
+        hence the loop. In namespaces there is nothing to do: what ends with its init leaves nobody,
+        and a run without an init starts nobody. (test_leaves_no_process_behind)
         """
+        if self._has_namespaces:
+            return
         deadline = time.monotonic() + _SWEEP_SECONDS
         while strangers := _children(self._pid) - self._runs.keys():
             for pid in strangers:
@@ -240,17 +304,11 @@ def _parent_of(pid: int) -> int:
         return -1
 
 
-def main() -> None:
-    """Prepare once what every child inherits, then serve."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    control.set_inheritable(False)
-    sys.path.remove(_PROJECT_DIR)
-    sys.argv, sys.orig_argv = [""], [""]  # where the server is installed is no agent's business
-    site.setquit()  # -S leaves out exit() and quit(), which people's code calls
+def serve(control: socket.socket, *, proc_fd: int = -1) -> None:
+    """Prepare once what every child inherits, then serve until the server hangs up."""
     if posix.IS_LINUX:
-        posix.prctl(posix.PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only the server's hang-up ends it
-    zygote = Zygote(control)
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    zygote = Zygote(control, proc_fd)
     # What exists now is never collected, so that children do not copy its pages (gc.freeze).
     gc.collect()
     gc.freeze()
@@ -259,7 +317,3 @@ def main() -> None:
         zygote.serve()
     finally:
         zygote.stop()
-
-
-if __name__ == "__main__":
-    main()

@@ -6,13 +6,18 @@ means.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+from anymind_lite.sandbox.in_child.layers.linux_calls import (
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    prctl,
+)
 from anymind_lite.sandbox.protocol import JOB_FD
 
 if TYPE_CHECKING:
@@ -20,43 +25,36 @@ if TYPE_CHECKING:
 
 IS_LINUX = sys.platform == "linux"
 
-# prctl(2) and linux/prctl.h
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
-PR_SET_CHILD_SUBREAPER = 36
-PR_SET_NO_NEW_PRIVS = 38
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def prctl(option: int, value: int) -> None:
-    """Call prctl(2). Raises OSError."""
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl({option}, {value}): {os.strerror(code)}")
-
 
 def enter_session(_: Confinement) -> None:
     """Lead a session and process group of its own."""
     os.setsid()
 
 
-def close_descriptors(_: Confinement) -> None:
-    """Close all but stdin (empty), stdout and stderr (the log), the report and the job."""
-    os.closerange(JOB_FD + 1, os.sysconf("SC_OPEN_MAX"))
+def close_descriptors(confinement: Confinement) -> None:
+    """Close all but stdin (empty), stdout and stderr (the log), the report and the job.
+
+    The one that a later layer uses and closes itself is kept for it.
+    """
+    first = JOB_FD + 1
+    if confinement.is_in_namespaces:
+        os.closerange(first, confinement.proc_fd)
+        first = confinement.proc_fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
-def die_with_zygote(confinement: Confinement) -> None:
+def die_with_parent(confinement: Confinement) -> None:
     """Be killed when the zygote dies, also when it died before this line."""
     if not IS_LINUX:
         return
+    # A change of user namespace may clear it, so it is set after it. (prctl(2))
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != confinement.zygote_pid:
+    if os.getppid() != confinement.parent_pid:
         raise OSError("the zygote is gone")
 
 
 def limit_resources(confinement: Confinement) -> None:
-    """Set the rlimits; RLIMIT_NPROC waits for a user namespace, as it counts the whole user."""
+    """Set the rlimits; RLIMIT_NPROC in a user namespace alone, else it counts the whole user."""
     limits = confinement.limits
     os.umask(0o077)
     _limit(resource.RLIMIT_CORE, 0)
@@ -64,6 +62,8 @@ def limit_resources(confinement: Confinement) -> None:
     _limit(resource.RLIMIT_NOFILE, limits.open_files)
     _limit(resource.RLIMIT_AS, limits.address_space_bytes)
     _limit(resource.RLIMIT_DATA, limits.data_bytes)
+    if confinement.is_in_namespaces:
+        _limit(resource.RLIMIT_NPROC, limits.processes)
     # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
 

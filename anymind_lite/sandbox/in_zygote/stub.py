@@ -1,0 +1,93 @@
+"""The stub: what the server starts. It makes the namespaces and watches over the zygote in them.
+
+Runs as a process of its own, started by path (`python -I -S stub.py FD`) with an empty environment,
+its working folder the parent of all unpacked code. It tries in a throw-away child what the machine
+offers, tells the server, and forks the zygote as process 1 of a pid namespace, whose end is the end
+of every process in it. Without namespaces it becomes the zygote itself.
+"""
+
+import os
+import select
+import signal
+import site
+import socket
+import sys
+from dataclasses import asdict, replace
+from typing import NoReturn
+
+_PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+if __name__ == "__main__":
+    sys.path.insert(0, _PROJECT_DIR)  # -I leaves the script's folder out; removed before serving
+
+from anymind_lite.sandbox.in_child.layers import linux_calls as linux
+from anymind_lite.sandbox.in_zygote.main import serve
+from anymind_lite.sandbox.in_zygote.spaces import Refused, SetUpFailed, enter_namespaces, probe
+from anymind_lite.sandbox.protocol import Ground, send_message
+
+
+def main() -> None:
+    """Find out what there is, and serve on the strongest ground."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    sys.path.remove(_PROJECT_DIR)
+    sys.argv, sys.orig_argv = [""], [""]  # where the server is installed is no agent's business
+    sys.executable = os.path.realpath(sys.executable)  # of an environment, a link to elsewhere
+    site.setquit()  # -S leaves out exit() and quit(), which people's code calls
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # only the server's hang-up ends it
+    ground = _find_ground()
+    # Outside of any `except`: an agent's traceback would show what was being handled.
+    if ground.has_namespaces:
+        _serve_in_namespaces(control, ground)
+    _tell(control, ground)
+    if ground.error:
+        select.select([control], [], [])  # until the server hangs up: it refuses every job itself
+    else:
+        os.chdir("/")
+        serve(control)
+
+
+def _find_ground() -> Ground:
+    try:
+        return Ground(os.getpid(), has_namespaces=True, note=probe())
+    except Refused as exc:
+        return Ground(os.getpid(), note=str(exc))
+    except SetUpFailed as exc:
+        return Ground(os.getpid(), error=str(exc))
+
+
+def _tell(control: socket.socket, ground: Ground) -> None:
+    send_message(control, asdict(ground))
+
+
+def _serve_in_namespaces(control: socket.socket, ground: Ground) -> NoReturn:
+    proc_fd = enter_namespaces()
+    stub = os.pidfd_open(os.getpid())
+    zygote = os.fork()
+    if zygote == 0:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if select.select([stub], [], [], 0)[0]:
+            os._exit(0)  # the stub died before that line
+        os.close(stub)
+        serve(control, proc_fd=proc_fd)
+        os._exit(0)
+    os.close(stub)
+    os.close(proc_fd)
+    _tell(control, replace(ground, zygote_pid=zygote))
+    sys.exit(_watch(control, zygote))
+
+
+def _watch(control: socket.socket, zygote: int) -> int:
+    """Wait for the zygote's end, or end it when the server hangs up; return its exit code."""
+    pidfd = os.pidfd_open(zygote)
+    poller = select.poll()
+    poller.register(control, 0)  # the hang-up alone: jobs are for the zygote
+    poller.register(pidfd, select.POLLIN)
+    poller.poll()
+    os.kill(zygote, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(zygote, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    main()
