@@ -95,7 +95,7 @@ def test_no_field_of_a_wrong_type_gets_anywhere(mode: Mode, kind: ReportKind, fi
         ({"kind": "import_failed", "message": "no"}, StopReason.IMPORT_FAILED, "no"),
         ({"kind": "output_too_large", "bytes": 1234}, StopReason.OUTPUT_TOO_LARGE, "1,234 bytes"),
         ({"kind": "output_too_large"}, StopReason.OUTPUT_TOO_LARGE, "is too large"),
-        ({"kind": "out_of_memory"}, StopReason.OUT_OF_MEMORY, "more than 256 MiB"),
+        ({"kind": "out_of_memory"}, StopReason.OUT_OF_MEMORY, "more than 256 MB"),
         ({"kind": "exited", "code": 3}, StopReason.EXITED, "(exit code 3)"),
         ({"kind": "exited", "code": "3"}, StopReason.EXITED, "(exit code 1)"),
         ({"kind": "sandbox_failure", "message": "x"}, StopReason.SANDBOX_FAILURE, "failed (x)"),
@@ -190,7 +190,7 @@ def test_silence_is_an_exit(code: int) -> None:
 OBSERVATIONS: list[tuple[dict[str, Any], StopReason, str]] = [
     ({"failure": "It broke."}, StopReason.SANDBOX_FAILURE, "It broke."),
     ({"is_cancelled": True}, StopReason.CANCELLED, "cancelled"),
-    ({"is_timed_out": True}, StopReason.TIMEOUT, "longer than 3 seconds"),
+    ({"is_timed_out": True}, StopReason.TIMEOUT, "longer than 3 s."),
     ({"is_log_flood": True}, StopReason.OUTPUT_TOO_LARGE, "more than 5,000 bytes"),
     ({"status": signal.SIGXCPU}, StopReason.CPU_LIMIT, "more than 2 s of CPU"),
     ({"status": signal.SIGKILL, "cpu_ms": 2000}, StopReason.CPU_LIMIT, "more than 2 s of CPU"),
