@@ -103,7 +103,7 @@ class Backend:
         undo(database.close_all)
         recover_at_start()
         self.store.start()
-        self._builder.resume()
+        self._builder.begin()
         self.build_queue.start()
         undo(self.build_queue.stop)
         hint_queued(self.build_queue)

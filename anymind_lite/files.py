@@ -1,12 +1,14 @@
 """Files that survive a power cut, and trees that go away whatever an agent made of them."""
 
-import errno
 import os
 import secrets
 import stat
 from pathlib import Path
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_PATH finds a folder that may not be read; macOS has no such flag and must do without.
+_CAN_ONLY_FIND = hasattr(os, "O_PATH")
+_FIND_FLAGS = _DIR_FLAGS | getattr(os, "O_PATH", 0)
 
 
 def fsync_dir(path: Path) -> None:
@@ -77,11 +79,25 @@ def _empty(top: int) -> None:
 
 def _open_closed_dir(path: Path | str, dir_fd: int | None = None) -> int:
     """Open a folder whatever its mode; it is readable and writable from then on."""
-    if not _is_dir(path, dir_fd):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    # chmod(2) follows links and open(2) asks for the mode: hence the look before, the flags after.
-    os.chmod(path, 0o700, dir_fd=dir_fd)
-    return os.open(path, _DIR_FLAGS, dir_fd=dir_fd)
+    found = os.open(path, _FIND_FLAGS, dir_fd=dir_fd)
+    try:
+        _unlock(found)
+        return os.open(".", _DIR_FLAGS, dir_fd=found)
+    finally:
+        os.close(found)
+
+
+def _unlock(found: int) -> None:
+    """Give a found folder a mode under which it can be read, emptied and moved.
+
+    By its descriptor: a chmod by name follows a link that was put there a moment ago, and would
+    change the mode of any file of the system (chmod(2)). fchmod(2) refuses an O_PATH descriptor,
+    its name below /proc does not (open(2), O_PATH).
+    """
+    if _CAN_ONLY_FIND:
+        os.chmod(f"/proc/self/fd/{found}", 0o700)
+    else:
+        os.fchmod(found, 0o700)
 
 
 def _lift_folders(inner: int, top: int) -> None:
@@ -89,11 +105,11 @@ def _lift_folders(inner: int, top: int) -> None:
     for name in os.listdir(inner):
         if _is_dir(name, inner):
             # Renaming a folder rewrites its `..`, which needs write permission on it (rename(2)).
-            os.chmod(name, 0o700, dir_fd=inner)
+            os.close(_open_closed_dir(name, dir_fd=inner))
             os.rename(name, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
         else:
             os.unlink(name, dir_fd=inner)
 
 
-def _is_dir(path: Path | str, dir_fd: int | None) -> bool:
-    return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+def _is_dir(name: str, dir_fd: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)

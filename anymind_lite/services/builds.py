@@ -84,14 +84,14 @@ class Builder:
         """The tokens of the builds that run in this process, at the moment of asking."""
         return self._claims
 
-    def resume(self) -> None:
-        """Begin builds again after `interrupt`."""
+    def begin(self) -> None:
+        """Take builds, also after an earlier `interrupt`."""
         self._is_ending = False
 
     def interrupt(self) -> None:
         """Begin no more builds and end those that run; their versions are queued again."""
         self._is_ending = True
-        for claim in frozenset(self._claims):  # a copy: builds end meanwhile
+        for claim in tuple(self._claims):
             self._sandbox.cancel(_job_key(claim))
 
     def build_version(self, version_id: int) -> None:

@@ -244,12 +244,12 @@ class TestBuilder:
         assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)
         assert agent_state(agent) == ("building", None)
 
-    def test_no_build_begins_between_interrupt_and_resume(
+    def test_no_build_begins_between_interrupt_and_begin(
         self, workshop: Workshop, agent: Agent
     ) -> None:
         version = workshop.upload(agent, pack_agent(GOOD))
         builder = workshop.builder
-        for step, status in ((builder.interrupt, "queued"), (builder.resume, "ready")):
+        for step, status in ((builder.interrupt, "queued"), (builder.begin, "ready")):
             step()
             builder.build_version(version.id)
             assert row_of(version)["status"] == status

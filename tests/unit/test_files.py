@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from anymind_lite import files
 from anymind_lite.files import make_dir_durable, remove_tree, write_durable
 
 NOBODY = 65534
@@ -253,3 +254,26 @@ class TestRemoveTree:
         nest_deeply(tree, tmp_path)
         remove_tree(tree)
         assert len(names_in(Path("/proc/self/fd"))) == len(before)
+
+    def test_a_link_put_in_place_of_a_folder_is_not_followed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("precious")
+        victim.chmod(0o644)
+        tree = tmp_path / "tree"
+        (tree / "inner").mkdir(parents=True)
+        look = files._is_dir
+
+        def look_then_swap(name: str, dir_fd: int) -> bool:
+            found = look(name, dir_fd)
+            if found and name == "inner":
+                os.rmdir(name, dir_fd=dir_fd)
+                os.symlink(victim, name, dir_fd=dir_fd)
+            return found
+
+        monkeypatch.setattr(files, "_is_dir", look_then_swap)
+        with pytest.raises(OSError):  # noqa: PT011 - ELOOP or ENOTDIR, as the kernel likes
+            remove_tree(tree)
+        assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+        assert victim.read_text() == "precious"

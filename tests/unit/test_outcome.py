@@ -190,7 +190,7 @@ def test_silence_is_an_exit(code: int) -> None:
 OBSERVATIONS: list[tuple[dict[str, Any], StopReason, str]] = [
     ({"failure": "It broke."}, StopReason.SANDBOX_FAILURE, "It broke."),
     ({"is_cancelled": True}, StopReason.CANCELLED, "cancelled"),
-    ({"is_timed_out": True}, StopReason.TIMEOUT, "longer than 3 s."),
+    ({"is_timed_out": True}, StopReason.TIMEOUT, "longer than 3 s"),
     ({"is_log_flood": True}, StopReason.OUTPUT_TOO_LARGE, "more than 5,000 bytes"),
     ({"status": signal.SIGXCPU}, StopReason.CPU_LIMIT, "more than 2 s of CPU"),
     ({"status": signal.SIGKILL, "cpu_ms": 2000}, StopReason.CPU_LIMIT, "more than 2 s of CPU"),

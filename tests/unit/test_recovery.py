@@ -76,7 +76,7 @@ class TestBuilds:
         recover_at_start()
         status, claim, build_log = values_of(version, "status", "claim", "build_log")
         assert (status, claim) == ("failed", None)
-        assert "in 3 attempts" in build_log
+        assert "could not finish it in 3 attempts" in build_log
         assert values_of(agent, "status", "current_version_id") == ("failed", None)
 
     def test_a_row_that_lost_its_claim_is_queued_again(self, rows: Rows, agent: Agent) -> None:
