@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
+_LAST_ROWS_SECONDS = 10.0
 
 
 class Backend:
@@ -109,8 +110,8 @@ class Backend:
         undo(self.build_queue.stop)
         hint_queued(self.build_queue)
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
-        undo(self.key_usage.flush)
-        undo(_every(_KEY_USAGE_SECONDS, self.key_usage.flush, name="key-usage"))
+        undo(self._flush_key_usage)
+        undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.slots.open()
         logger.info("event=started data_dir=%s", settings.data_dir)
 
@@ -118,14 +119,27 @@ class Backend:
         requeue_orphans(self._builder.claims)
         hint_queued(self.build_queue)
 
+    def _flush_key_usage(self) -> None:
+        """Write when keys were last used; at the end of the server a full disk must not stop it."""
+        try:
+            self.key_usage.flush()
+        except Exception:
+            logger.exception("event=key_usage_not_written")
+
     def drain(self, timeout_seconds: float) -> bool:
         """Take no more executions and wait for those that run; tells whether all ended."""
         self.executor.slots.close()
         return self.executor.slots.wait_until_idle(timeout_seconds)
 
     def stop(self) -> None:
-        """Stop every part, in the reverse order; running jobs are killed."""
+        """Stop every part; running builds are given back and running executions killed.
+
+        What runs ends first, and writes its last row, while the database is still open.
+        """
         self.executor.slots.close()
+        self.build_queue.stop()
+        self.sandbox.stop()
+        self.executor.slots.wait_until_idle(_LAST_ROWS_SECONDS)
         self._resources.close()
         logger.info("event=stopped")
 

@@ -94,6 +94,7 @@ class BuildQueue:
             periodic=False,
             check_worker_health=False,
             scheduler_interval=60,  # nothing is ever scheduled
+            max_delay=_IDLE_SECONDS,  # after an unreadable message
         )
         self._consumer.start()
 

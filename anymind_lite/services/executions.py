@@ -113,7 +113,7 @@ def execute_agent(
         if not reservation.has_slot and not _wait_for_slot(execution, reservation, executor):
             return get_execution(user, execution.id)
         outcome = _run(execution, version, payload_text, executor)
-    finish_execution(execution.id, outcome)
+        finish_execution(execution.id, outcome)  # before the slot is free: a stop waits for it
     return get_execution(user, execution.id)
 
 

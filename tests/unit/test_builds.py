@@ -1,5 +1,6 @@
 """Builds: one holder at a time, and whoever lost the claim changes nothing."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from anymind_lite.services.recovery import requeue_orphans
 from anymind_lite.storage import ArtifactStore
 from tests.live_server import pack_agent
 from tests.unit.conftest import Rows
+from tests.waiting import DEADLINE_SECONDS, wait_for
 
 READY, FAILED = VersionStatus.READY, VersionStatus.FAILED
 MANIFEST = b"name: test\nentrypoint: main:handle\n"
@@ -228,6 +230,29 @@ class TestBuilder:
         monkeypatch.undo()
         workshop.builder.build_version(version.id)
         assert (row_of(version)["status"], row_of(version)["attempts"]) == ("ready", 2)
+
+    def test_interrupted_build_is_given_back_and_counts_for_nothing(
+        self, workshop: Workshop, agent: Agent
+    ) -> None:
+        version = workshop.upload(agent, pack_agent("import time\ntime.sleep(600)\n"))
+        build = threading.Thread(target=workshop.builder.build_version, args=(version.id,))
+        build.start()
+        wait_for(lambda: row_of(version)["status"] == "building", "the build to begin")
+        workshop.builder.interrupt()
+        build.join(DEADLINE_SECONDS)
+        row = row_of(version)
+        assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)
+        assert agent_state(agent) == ("building", None)
+
+    def test_no_build_begins_between_interrupt_and_begin(
+        self, workshop: Workshop, agent: Agent
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+        builder = workshop.builder
+        for step, status in ((builder.interrupt, "queued"), (builder.begin, "ready")):
+            step()
+            builder.build_version(version.id)
+            assert row_of(version)["status"] == status
 
     def test_superseded_build_that_fails_leaves_the_code_to_the_other(
         self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch

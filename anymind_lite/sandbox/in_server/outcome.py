@@ -201,8 +201,14 @@ def _judge_failure(kind: ReportKind, report: dict[str, Any], limits: Limits) -> 
 
 
 def one_line(value: object) -> str:
-    """Return a child's text as one line of bounded length; nothing for anything but text."""
-    return " ".join(value.split())[:_MAX_MESSAGE_CHARS] if isinstance(value, str) else ""
+    """Return a child's text as one printable line of bounded length; "" for anything but text.
+
+    Control characters go: a terminal that shows the message would obey them.
+    """
+    if not isinstance(value, str):
+        return ""
+    line = " ".join(value.split())[:_MAX_MESSAGE_CHARS]
+    return "".join(char for char in line if char.isprintable())
 
 
 def _number(value: object) -> int | None:

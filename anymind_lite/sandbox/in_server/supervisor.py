@@ -287,29 +287,28 @@ class _Conversation:
 
     def hand_over(self, control: socket.socket, job: Job, text: bytes) -> None:
         """Make the pipes and the lease, and pass the other ends to the zygote. Raises OSError."""
-        self._report_fd, report_end = self._pipe()
-        self._log_fd, log_end = self._pipe()
-        self._lease, lease_end = socket.socketpair()
-        self._resources.enter_context(self._lease)
-        job_fd = _anonymous_file(text)
-        message = {
-            "wall_seconds": self._limits.wall_seconds,
-            "allows_processes": job.allows_processes,
-        }
-        try:
+        with ExitStack() as theirs:
+            self._report_fd, report_end = self._pipe(theirs)
+            self._log_fd, log_end = self._pipe(theirs)
+            self._lease, lease_end = socket.socketpair()
+            self._resources.enter_context(self._lease)
+            theirs.enter_context(lease_end)
+            job_fd = _anonymous_file(text)
+            theirs.callback(os.close, job_fd)
             fds = [lease_end.fileno(), report_end, log_end, job_fd]
+            message = {
+                "wall_seconds": self._limits.wall_seconds,
+                "allows_processes": job.allows_processes,
+            }
             send_message(control, message, fds)
-        finally:
-            lease_end.close()
-            for fd in (report_end, log_end, job_fd):
-                os.close(fd)
         if self._is_cancelled:
             self._hang_up()
 
-    def _pipe(self) -> tuple[int, int]:
+    def _pipe(self, theirs: ExitStack) -> tuple[int, int]:
         readable, writable = os.pipe()
-        os.set_blocking(readable, False)
         self._resources.callback(os.close, readable)
+        theirs.callback(os.close, writable)
+        os.set_blocking(readable, False)
         return readable, writable
 
     def cancel(self) -> None:
