@@ -164,10 +164,10 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
-    sandbox = Supervisor(tmp_path / "scratch")
-    sandbox.start()
     store = ArtifactStore(tmp_path / "store", tmp_path / "code", max_upload_bytes=100_000)
     store.start()
+    sandbox = Supervisor(tmp_path / "scratch", tmp_path / "code")
+    sandbox.start()
     builder = Builder(
         store=store,
         sandbox=sandbox,

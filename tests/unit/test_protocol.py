@@ -14,6 +14,7 @@ from anymind_lite.sandbox.protocol import (
     MAX_CONTROL_BYTES,
     Job,
     Mode,
+    Places,
     encode_job,
     read_job,
     read_to_end,
@@ -187,18 +188,21 @@ def fd_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[byte
     close_all(opened)
 
 
+PLACES = Places("/scratch", "1/2")
+
+
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.mode)
 @pytest.mark.parametrize("payload", [b"", b"null", b'{"a":1}', b"\0" * 300_000])
 def test_job_and_payload_arrive_whole(
     fd_with: Callable[[bytes], int], job: Job, payload: bytes
 ) -> None:
-    fd = fd_with(encode_job(job, "/scratch", payload))
-    assert read_job(fd) == (job, "/scratch")
+    fd = fd_with(encode_job(job, PLACES, payload))
+    assert read_job(fd) == (job, PLACES)
     assert read_to_end(fd) == payload
 
 
 @pytest.mark.parametrize("kept", [4, 5, 50])
 def test_job_that_ends_early_is_an_error(fd_with: Callable[[bytes], int], kept: int) -> None:
-    fd = fd_with(encode_job(JOBS[1], "/scratch", b"")[:kept])
+    fd = fd_with(encode_job(JOBS[1], PLACES, b"")[:kept])
     with pytest.raises(EOFError):
         read_job(fd)

@@ -6,9 +6,6 @@ thread of the supervisor's own only replaces a zygote that died.
 
 import errno
 import logging
-import os
-import select
-import signal
 import socket
 import subprocess
 import sys
@@ -16,19 +13,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from anymind_lite.files import remove_tree
-from anymind_lite.sandbox.in_server.log_buffer import LogBuffer
-from anymind_lite.sandbox.in_server.outcome import (
-    Observed,
-    Outcome,
-    max_report_bytes,
-    read_outcome,
-)
-from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.in_server.conversation import Conversation
+from anymind_lite.sandbox.in_server.outcome import Outcome, read_outcome
 from anymind_lite.sandbox.protocol import (
     AGENT_DIR,
     SCRATCH_DIR,
@@ -37,17 +28,11 @@ from anymind_lite.sandbox.protocol import (
     Places,
     encode_job,
     receive_message,
-    send_message,
 )
 
 logger = logging.getLogger(__name__)
 
 _STUB_PATH = Path(__file__).parent.parent / "in_zygote" / "stub.py"
-_READ_BYTES = 1 << 16
-# The zygote keeps the deadline; this much later the supervisor kills by itself, and this much
-# later still it takes the zygote for broken.
-_OWN_KILL_SECONDS = 2.0
-_ZYGOTE_GRACE_SECONDS = 8.0
 _STOP_SECONDS = 5.0
 _RESPAWN_PAUSE_SECONDS = 0.2
 _START_SECONDS = 30.0
@@ -66,7 +51,7 @@ class Supervisor:
         self._code_parent = code_parent
         self._ground = Ground(zygote_pid=0, error="it was not started")
         self._lock = threading.Lock()
-        self._conversations: dict[str, _Conversation] = {}
+        self._conversations: dict[str, Conversation] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._is_stopping = False
@@ -126,7 +111,7 @@ class Supervisor:
         Returns within the wall limit and a few seconds, whatever the agent does.
         """
         started_at = time.monotonic()
-        with self._scratch_dir() as scratch_dir, _Conversation(job.limits) as conversation:
+        with self._scratch_dir() as scratch_dir, Conversation(job.limits) as conversation:
             with self._registered(key, conversation):
                 failure = ""
                 if is_wanted():
@@ -167,7 +152,7 @@ class Supervisor:
                 logger.exception("event=scratch_not_removed path=%s", path)
 
     @contextmanager
-    def _registered(self, key: str, conversation: "_Conversation") -> Iterator[None]:
+    def _registered(self, key: str, conversation: Conversation) -> Iterator[None]:
         with self._lock:
             self._conversations[key] = conversation
         try:
@@ -178,7 +163,7 @@ class Supervisor:
             conversation.ended.set()
 
     def _hand_over(
-        self, conversation: "_Conversation", job: Job, scratch_dir: Path | None, payload: bytes
+        self, conversation: Conversation, job: Job, scratch_dir: Path | None, payload: bytes
     ) -> str:
         """Send the job to the zygote; return what went wrong, or nothing."""
         with self._lock:
@@ -259,178 +244,3 @@ def _hear_ground(control: socket.socket) -> Ground:
     finally:
         control.settimeout(None)
     return Ground(**message)
-
-
-class _Conversation:
-    """One job's descriptors on the server's side, and what came through them."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._resources = ExitStack()
-        self._log = LogBuffer(limits.log_kept_bytes)
-        self._report = bytearray()
-        self._max_report_bytes = max_report_bytes(limits)
-        self._lease: socket.socket | None = None
-        self._pidfd: int | None = None
-        self._exit: dict[str, int] | None = None
-        self._failure = ""
-        self.ended = threading.Event()
-        self._is_cancelled = False
-        self._is_log_flood = False
-        self._is_overdue = False
-
-    def __enter__(self) -> "_Conversation":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
-
-    def hand_over(self, control: socket.socket, job: Job, text: bytes) -> None:
-        """Make the pipes and the lease, and pass the other ends to the zygote. Raises OSError."""
-        with ExitStack() as theirs:
-            self._report_fd, report_end = self._pipe(theirs)
-            self._log_fd, log_end = self._pipe(theirs)
-            self._lease, lease_end = socket.socketpair()
-            self._resources.enter_context(self._lease)
-            theirs.enter_context(lease_end)
-            job_fd = _anonymous_file(text)
-            theirs.callback(os.close, job_fd)
-            fds = [lease_end.fileno(), report_end, log_end, job_fd]
-            message = {
-                "wall_seconds": self._limits.wall_seconds,
-                "allows_processes": job.allows_processes,
-            }
-            send_message(control, message, fds)
-        if self._is_cancelled:
-            self._hang_up()
-
-    def _pipe(self, theirs: ExitStack) -> tuple[int, int]:
-        readable, writable = os.pipe()
-        self._resources.callback(os.close, readable)
-        theirs.callback(os.close, writable)
-        os.set_blocking(readable, False)
-        return readable, writable
-
-    def cancel(self) -> None:
-        """Ask for the kill; `drive` goes on until the exit is seen."""
-        self._is_cancelled = True
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        # Half of it: the zygote reads the end of the stream, kills, and can still answer.
-        if self._lease is not None:
-            try:
-                self._lease.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # The zygote has closed it: the job is over.
-
-    def drive(self, kill_zygote: Callable[[], None]) -> None:
-        """Read everything until the zygote reports the exit, or has failed to."""
-        lease = self._lease
-        if lease is None:
-            return
-        poller = select.poll()
-        for fd in (lease.fileno(), self._report_fd, self._log_fd):
-            poller.register(fd, select.POLLIN)
-        overdue_at = time.monotonic() + self._limits.wall_seconds + _OWN_KILL_SECONDS
-        while self._exit is None and not self._failure:
-            wait_ms = max(0.0, overdue_at - time.monotonic()) * 1000
-            for fd, _event in poller.poll(wait_ms):
-                self._read(fd, lease, poller)
-            if time.monotonic() >= overdue_at:
-                overdue_at += _ZYGOTE_GRACE_SECONDS
-                self._escalate(kill_zygote)
-        # A descendant may hold the pipes open for ever: read what is there, never wait for the end.
-        self._drain(self._report_fd)
-        self._drain(self._log_fd)
-
-    def _read(self, fd: int, lease: socket.socket, poller: select.poll) -> None:
-        if fd == lease.fileno():
-            self._read_lease(lease)
-        elif not self._read_pipe(fd):
-            poller.unregister(fd)
-
-    def _read_lease(self, lease: socket.socket) -> None:
-        try:
-            message, fds = receive_message(lease)
-        except (EOFError, OSError):
-            self._failure = "The sandbox ended unexpectedly."
-            self._kill_child()
-            return
-        if fds:
-            self._pidfd = fds[0]
-            self._resources.callback(os.close, fds[0])
-        if "error" in message:
-            self._failure = f"The sandbox could not start the agent ({message['error']})."
-        elif "status" in message:
-            self._exit = message
-
-    def _read_pipe(self, fd: int) -> bool:
-        """Read once; return False at the end of the stream."""
-        try:
-            chunk = os.read(fd, _READ_BYTES)
-        except BlockingIOError:
-            return True
-        if fd == self._report_fd:
-            self._report += chunk[: self._max_report_bytes + 1 - len(self._report)]
-        else:
-            self._log.append(chunk)
-            self._check_flood()
-        return bool(chunk)
-
-    def _check_flood(self) -> None:
-        if self._log.written_bytes > self._limits.log_written_bytes and not self._is_log_flood:
-            self._is_log_flood = True
-            self._hang_up()
-
-    def _drain(self, fd: int) -> None:
-        while not self._is_log_flood:
-            before = self._log.written_bytes + len(self._report)
-            if not self._read_pipe(fd) or before == self._log.written_bytes + len(self._report):
-                return
-
-    def _escalate(self, kill_zygote: Callable[[], None]) -> None:
-        """The zygote missed the deadline: kill the child ourselves, then the zygote."""
-        if self._is_overdue:
-            kill_zygote()
-            return
-        self._is_overdue = True
-        self._hang_up()
-        self._kill_child()
-
-    def _kill_child(self) -> None:
-        if self._pidfd is not None:
-            try:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-    def observed(self, failure: str, started_at: float) -> Observed:
-        """Return what was seen."""
-        seen = self._exit or {}
-        return Observed(
-            status=seen.get("status"),
-            report=bytes(self._report),
-            logs=self._log.text(),
-            is_timed_out=self._is_overdue or bool(seen.get("timed_out")),
-            is_cancelled=self._is_cancelled,
-            is_log_flood=self._is_log_flood,
-            failure=failure or self._failure,
-            cpu_ms=seen.get("cpu_ms", 0),
-            max_rss_kb=seen.get("max_rss_kb", 0),
-            duration_ms=round((time.monotonic() - started_at) * 1000),
-        )
-
-
-def _anonymous_file(content: bytes) -> int:
-    """Return a descriptor, at its start, of a file without a name that holds the content."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("job", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
-from anymind_lite.sandbox.in_child.layers import posix
+from anymind_lite.sandbox.in_child.layers import linux_seccomp, posix
 from anymind_lite.sandbox.in_child.layers.linux_namespaces import be_init
 from anymind_lite.sandbox.in_child.main import child_main
 from anymind_lite.sandbox.protocol import receive_message, send_message
@@ -308,6 +308,9 @@ def serve(control: socket.socket, *, proc_fd: int = -1) -> None:
     """Prepare once what every child inherits, then serve until the server hangs up."""
     if posix.IS_LINUX:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    if linux_seccomp.is_offered():
+        for allows_processes in (True, False):
+            linux_seccomp.filter_in_namespaces(allows_processes=allows_processes)
     zygote = Zygote(control, proc_fd)
     # What exists now is never collected, so that children do not copy its pages (gc.freeze).
     gc.collect()

@@ -16,6 +16,7 @@ from typing import Any
 
 from anymind_lite.sandbox.in_child.layers import LAYERS, Confinement
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
+from anymind_lite.sandbox.in_child.layers import posix
 from anymind_lite.sandbox.in_zygote.root_folder import enter_new_root, find_runtime
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import (
@@ -143,8 +144,9 @@ def _try_everything() -> None:
         own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         linux.unshare(linux.CLONE_NEWPID)
         linux.setns(own_pids_fd, linux.CLONE_NEWPID)
+        posix.refuse_new_privileges(confinement)  # without it the system calls cannot be filtered
         for layer in LAYERS:
-            if layer.needs_namespaces:
+            if layer.needs_namespaces and layer.is_offered():
                 layer.apply(confinement)
 
     found = _in_child(be_a_run)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from anymind_lite.sandbox.in_child.layers import linux_syscalls, posix
+from anymind_lite.sandbox.in_child.layers import linux_calls, linux_syscalls
 
 NOBODY = 65534
 COLUMN = {"x86_64": 0, "aarch64": 1}.get(os.uname().machine)
@@ -51,7 +51,7 @@ class Identity:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
             os.setresuid(self.uid, self.uid, self.uid)
-        posix.prctl(posix.PR_SET_NO_NEW_PRIVS, 1)
+        linux_calls.prctl(linux_calls.PR_SET_NO_NEW_PRIVS, 1)
         layer()
         return attempt()
 

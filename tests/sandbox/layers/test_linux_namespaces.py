@@ -220,13 +220,12 @@ import socket
 def handle(payload):
     tcp = attempt(socket.create_connection, ("127.0.0.1", payload["port"]), 5)
     far = attempt(socket.create_connection, ("192.0.2.1", 80), 5)
-    unix = attempt(socket.socket(socket.AF_UNIX).connect, payload["name"])
-    return {"tcp": tcp, "far": far, "unix": unix, "links": socket.if_nameindex()}
+    unix = attempt(lambda: socket.socket(socket.AF_UNIX).connect(payload["name"]))
+    return {"tcp": tcp, "far": far, "unix": unix}
 """
         )
         seen = tell(source, {"port": tcp.getsockname()[1], "name": name})
     assert "done" not in (seen["tcp"], seen["far"], seen["unix"])
-    assert [name for _index, name in seen["links"]] == ["lo"]
 
 
 def test_shared_memory_does_not_cross(space: Sandbox, tell: Tell) -> None:

@@ -20,7 +20,12 @@ from typing import Any
 
 import pytest
 
-from anymind_lite.sandbox.in_child.layers import linux_bpf, linux_seccomp, linux_syscalls, posix
+from anymind_lite.sandbox.in_child.layers import (
+    linux_bpf,
+    linux_calls,
+    linux_seccomp,
+    linux_syscalls,
+)
 from tests.sandbox.layers.children import (
     COLUMN,
     NOBODY,
@@ -387,7 +392,7 @@ def test_garbage_in_the_high_half_of_an_argument_changes_nothing(who: Identity, 
         return [
             call("kill", garbage | os.getpid(), 0),
             call("kill", os.getpid() - (1 << 32), 0),
-            call("prctl", garbage | posix.PR_SET_DUMPABLE, 1, 0, 0, 0),
+            call("prctl", garbage | linux_calls.PR_SET_DUMPABLE, 1, 0, 0, 0),
             call("ioctl", reader, garbage | 0x5412, 0),
             call("fcntl", reader, garbage | fcntl.F_NOTIFY, 0),
             call("socketpair", garbage | 1, 2, 0, 0),

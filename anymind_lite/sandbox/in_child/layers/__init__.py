@@ -8,7 +8,7 @@ namespaces made at the start are left out where the machine has none, which the 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anymind_lite.sandbox.in_child.layers import linux_namespaces, posix
+from anymind_lite.sandbox.in_child.layers import linux_namespaces, linux_seccomp, posix
 from anymind_lite.sandbox.policy import Limits
 
 
@@ -42,6 +42,7 @@ class Layer:
     promise: str
     apply: Callable[[Confinement], None]
     needs_namespaces: bool = False
+    is_offered: Callable[[], bool] = lambda: True
 
 
 LAYERS = (
@@ -75,10 +76,18 @@ LAYERS = (
     Layer("rlimits", "bounded CPU, memory, file size, open files", posix.limit_resources),
     Layer("no_new_privs", "set-uid programs give nothing", posix.refuse_new_privileges),
     Layer("not_dumpable", "no core files; not traceable", posix.refuse_tracing),
+    Layer(
+        "system_calls",
+        "no sockets, tracing, mounts, keys or other calls that walls get holes by",
+        linux_seccomp.refuse_system_calls,
+        needs_namespaces=True,
+        is_offered=linux_seccomp.is_offered,
+    ),
     Layer("environment", "no variable of the server", posix.clean_environment),
 )
 
 
 def layers_for(confinement: Confinement) -> list[Layer]:
     """Return the layers that this machine takes, in order."""
-    return [one for one in LAYERS if confinement.is_in_namespaces or not one.needs_namespaces]
+    offered = [one for one in LAYERS if one.is_offered()]
+    return [one for one in offered if confinement.is_in_namespaces or not one.needs_namespaces]

@@ -14,11 +14,15 @@ the kernel compares host uids. So wherever a call takes a pid, only one's own pa
 run has a pid namespace of its own.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
+import functools
 import os
 import struct
 import sys
+from typing import TYPE_CHECKING
 
 from anymind_lite.sandbox.in_child.layers import linux_syscalls
 from anymind_lite.sandbox.in_child.layers.linux_bpf import (
@@ -33,11 +37,15 @@ from anymind_lite.sandbox.in_child.layers.linux_bpf import (
     fail_with,
 )
 
+if TYPE_CHECKING:
+    from anymind_lite.sandbox.in_child.layers import Confinement
+
 # linux/audit.h, by the name that uname(2) gives, with the column of the table of numbers.
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _X32_CALLS = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h
 
-_PR_SET_SECCOMP = 22  # linux/prctl.h
+_PR_GET_SECCOMP = 21  # linux/prctl.h
+_PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2  # linux/seccomp.h
 
 _EPERM = fail_with(errno.EPERM)
@@ -128,6 +136,30 @@ _Rules = dict[str, Rule | Verdict]
 
 # Looked up before the fork: the first use of a function costs a child 0.1 ms.
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def is_offered() -> bool:
+    """Tell whether this kernel filters system calls and its calls are known here."""
+    if sys.platform != "linux" or _prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
+        return False
+    try:
+        _architecture()
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def filter_in_namespaces(*, allows_processes: bool) -> Program:
+    """Return the filter of a run in namespaces; with processes it has a pid namespace too."""
+    return build_filter(
+        allows_processes=allows_processes, has_own_pids=allows_processes, is_only_wall=False
+    )
+
+
+def refuse_system_calls(confinement: Confinement) -> None:
+    """Refuse what agent code may not ask of the kernel; the last layer but the environment."""
+    install(filter_in_namespaces(allows_processes=confinement.has_init), os.getpid())
 
 
 def build_filter(
