@@ -126,8 +126,11 @@ class Builder:
             log.add(f"Build failed: {exc}")
             status = VersionStatus.FAILED
         if not finish_build(version, claim, status, log.text(), manifest):
-            # The code belongs to the build that holds the claim now.
             logger.info("event=build_superseded version_id=%d", version.id)
+            # The code belongs to the build that holds the claim now, if there is one: the agent may
+            # have been deleted while its code was being unpacked.
+            if not AgentVersion.select().where(AgentVersion.id == version.id).exists():
+                self._store.remove_agent(version.agent_id)
         elif status is VersionStatus.FAILED:
             self._store.remove_code(version.agent_id, version.id)
 

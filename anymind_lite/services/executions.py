@@ -65,7 +65,11 @@ class Executor:
         folder = ensure_code(version, store=self._store, limits=self._archive_limits)
         job = Job(Mode.EXECUTE, self._limits, str(folder), version.entrypoint)
         return self._sandbox.run(
-            job, payload, key=_job_key(execution_id), is_wanted=lambda: _is_running(execution_id)
+            job,
+            payload,
+            key=_job_key(execution_id),
+            # It may have been cancelled, or be gone with its agent.
+            is_wanted=lambda: _has_status(execution_id, ExecutionStatus.RUNNING),
         )
 
     @contextmanager
@@ -88,10 +92,9 @@ class Executor:
         self._sandbox.cancel(_job_key(execution_id))
 
 
-def _is_running(execution_id: int) -> bool:
-    """Whether the row still says so: it may have been cancelled, or be gone with its agent."""
+def _has_status(execution_id: int, status: ExecutionStatus) -> bool:
     row = _STATUS_BY_ID.find(execution_id)
-    return row is not None and row.status == ExecutionStatus.RUNNING
+    return row is not None and row.status == status
 
 
 def _job_key(execution_id: int) -> str:
@@ -109,8 +112,11 @@ def execute_agent(
     version = _runnable_version(user, agent_id)
     payload_text = json.dumps(payload, ensure_ascii=False)
     with executor.slots.reserve() as reservation:
-        execution = _insert_execution(user, version, payload_text, reservation.has_slot)
-        if not reservation.has_slot and not _wait_for_slot(execution, reservation, executor):
+        # Asked once: another thread may hand the slot over while the row is written, and what the
+        # row says is what must be done. (test_a_slot_that_comes_while_the_row_is_written)
+        has_slot = reservation.has_slot
+        execution = _insert_execution(user, version, payload_text, has_slot)
+        if not has_slot and not _wait_for_slot(execution, reservation, executor):
             return get_execution(user, execution.id)
         outcome = _run(execution, version, payload_text, executor)
         finish_execution(execution.id, outcome)  # before the slot is free: a stop waits for it
@@ -155,7 +161,8 @@ def _wait_for_slot(execution: Execution, reservation: Reservation, executor: Exe
     """Wait in line; tells whether the execution may run now."""
     try:
         with executor.waiting(execution.id, reservation):
-            has_slot = reservation.wait()
+            # Whoever cancels from here on ends the wait; whoever did before has closed the row.
+            has_slot = _has_status(execution.id, ExecutionStatus.PENDING) and reservation.wait()
     except Overloaded as exc:
         _close_execution(execution.id, ExecutionStatus.FAILED, str(exc))
         raise

@@ -7,8 +7,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from anymind_lite.backend import Backend
+from anymind_lite.database import write_transaction
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import AgentVersion
+from anymind_lite.models import Agent, AgentVersion, Execution
+from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.services import executions
 from tests.api.conftest import (
     Person,
@@ -186,3 +188,41 @@ class TestGetAndCancel:
         body_of(client.post(path, data=b"{", headers=alice.by_key))
         headers = {**alice.by_key, "Content-Type": "application/json"}
         body_of(client.post(path, headers=headers))
+
+
+def test_a_slot_that_comes_while_the_row_is_written(
+    client: FlaskClient,
+    alice: Person,
+    version: AgentVersion,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The row says `pending`; the execution must go through the wait all the same."""
+    holders = [backend.executor.slots.reserve() for _ in range(backend.settings.worker_concurrency)]
+    insert = executions._insert_execution
+
+    def insert_then_free(*arguments: Any) -> Execution:
+        row = insert(*arguments)
+        with holders.pop():
+            pass
+        return row
+
+    done = Outcome(StopReason.RETURNED, "", "", 1, details={"result": {"ran": True}})
+    monkeypatch.setattr(executions, "_insert_execution", insert_then_free)
+    monkeypatch.setattr(backend.executor, "run", lambda *_: done)
+    set_current(version)
+    path = f"{RUNTIME}/{version.agent_id}/execute"
+    try:
+        answer = body_of(client.post(path, json={"payload": {}}, headers=alice.by_key), 201)
+    finally:
+        for holder in holders:
+            with holder:
+                pass
+    assert (answer["status"], answer["output_data"]) == ("completed", {"ran": True})
+
+
+def set_current(version: AgentVersion) -> None:
+    with write_transaction():
+        Agent.update(current_version_id=version.id, status="ready").where(
+            Agent.id == version.agent_id
+        ).execute()

@@ -215,3 +215,22 @@ def test_two_uploads_at_once_get_two_versions(api: Api) -> None:
     newest = max(answer.json["id"] for answer in answers)
     agent = api.call("GET", f"/api/v1/agents/{agent_id}").json
     assert (agent["status"], agent["current_version_id"]) == ("ready", newest)
+
+
+def test_a_burst_of_executions_loses_none(api: Api) -> None:
+    agent_id = api.deploy(pack_agent(NORMAL))
+    answers: list[Answer] = []
+
+    def call() -> None:
+        for number in range(8):
+            answers.append(api.execute(agent_id, {"n": number}))
+
+    threads = [threading.Thread(target=call) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 160
+    assert {answer.json["status"] for answer in answers if answer.status == 201} == {"completed"}
+    assert {answer.status for answer in answers} <= {201, 503}
+    assert executions(api, "pending", "running") == []

@@ -269,3 +269,18 @@ class TestBuilder:
         workshop.builder.build_version(version.id)
         assert row_of(version)["claim"] == "other"
         assert workshop.store.code_dir(agent.id, version.id).is_dir()
+
+    def test_agent_deleted_while_it_is_built_leaves_no_code(
+        self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = workshop.upload(agent, pack_agent("def handle(payload): ..."))
+        run = workshop.sandbox.run
+
+        def delete(*args: Any, **kwargs: Any) -> Any:
+            with write_transaction():
+                Agent.delete().where(Agent.id == agent.id).execute()
+            return run(*args, **kwargs)
+
+        monkeypatch.setattr(workshop.sandbox, "run", delete)
+        workshop.builder.build_version(version.id)
+        assert not workshop.store.code_dir(agent.id, version.id).parent.exists()
