@@ -11,7 +11,7 @@ import pytest
 from anymind_lite.sandbox.in_server.outcome import StopReason
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
-from tests.processes import descendants, is_running
+from tests.processes import descendants, is_running, open_descriptors
 from tests.sandbox.conftest import Sandbox
 from tests.waiting import wait_for
 
@@ -306,10 +306,10 @@ def test_many_runs_at_once_keep_apart(sandbox: Sandbox) -> None:
 
 def test_runs_leave_no_descriptor_in_the_server(sandbox: Sandbox) -> None:
     sandbox.run("def handle(payload): return 1")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(20):
         sandbox.run("def handle(payload): return 1")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_runs_leave_no_descriptor_in_the_zygote(sandbox: Sandbox) -> None:

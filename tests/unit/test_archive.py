@@ -17,6 +17,7 @@ import pytest
 
 from anymind_lite.archive import ArchiveLimits, find_root, is_tar_gz, unpack_archive
 from anymind_lite.errors import BuildError
+from tests.processes import open_descriptors
 
 LIMITS = ArchiveLimits(max_bytes=2**20, max_files=50)
 END = bytes(1024)
@@ -483,13 +484,13 @@ def test_what_is_already_in_the_folder_is_never_followed_or_overwritten(
 def test_no_descriptor_is_left_open(into: Path) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for number, (content, _) in enumerate(REFUSED.values()):
         (into / str(number)).mkdir()
         with pytest.raises(BuildError):
             unpack(packed(tar(content)), into / str(number))
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 # --- is_tar_gz ---

@@ -12,6 +12,7 @@ import pytest
 
 from anymind_lite import files
 from anymind_lite.files import make_dir_durable, remove_tree, write_durable
+from tests.processes import open_descriptors
 
 NOBODY = 65534
 
@@ -248,12 +249,12 @@ class TestRemoveTree:
         assert stat.S_IMODE(outside.stat().st_mode) == 0o755
 
     def test_no_descriptor_stays_open(self, tmp_path: Path) -> None:
-        before = names_in(Path("/proc/self/fd"))
+        before = open_descriptors()
         tree = tmp_path / "tree"
         tree.mkdir()
         nest_deeply(tree, tmp_path)
         remove_tree(tree)
-        assert len(names_in(Path("/proc/self/fd"))) == len(before)
+        assert open_descriptors() == before
 
     def test_a_link_put_in_place_of_a_folder_is_not_followed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

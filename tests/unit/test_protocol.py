@@ -21,13 +21,10 @@ from anymind_lite.sandbox.protocol import (
     receive_message,
     send_message,
 )
+from tests.processes import open_descriptors
 from tests.waiting import DEADLINE_SECONDS
 
 Pair = tuple[socket.socket, socket.socket]
-
-
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture(autouse=True)

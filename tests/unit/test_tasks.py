@@ -1,6 +1,5 @@
 """The build queue: a hint arrives once and at once, and no queue file stops the builds."""
 
-import os
 import pickle
 import sqlite3
 import threading
@@ -13,6 +12,7 @@ from huey import SqliteHuey
 
 from anymind_lite import tasks
 from anymind_lite.tasks import BuildQueue
+from tests.processes import open_descriptors
 from tests.waiting import DEADLINE_SECONDS, wait_for
 
 
@@ -108,12 +108,12 @@ def test_one_queue_can_be_started_again(queue: BuildQueue, builds: Builds) -> No
 
 
 def test_stop_ends_its_threads_and_closes_its_files(queue: BuildQueue) -> None:
-    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    threads, files = threading.active_count(), open_descriptors()
     queue.start()
     assert threading.active_count() > threads
     queue.stop()
     assert threading.active_count() == threads
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert open_descriptors() == files
 
 
 def test_stop_waits_for_the_build_that_runs(path: Path) -> None:
