@@ -1,5 +1,6 @@
 """`test`: the tests of Anymind Lite itself."""
 
+import os
 import sys
 
 import click
@@ -15,7 +16,6 @@ def command(run_all: bool, pytest_args: tuple[str, ...]) -> None:
     import pytest
 
     selection = [] if run_all else ["-m", "not slow"]
-    root = str(_settings.PROJECT_DIR)
-    sys.exit(
-        pytest.main(["--rootdir", root, "-c", f"{root}/pyproject.toml", *selection, *pytest_args])
-    )
+    # From wherever it was typed: pytest would collect the tests of the folder that it stands in.
+    os.chdir(_settings.PROJECT_DIR)
+    sys.exit(pytest.main([*selection, *pytest_args]))

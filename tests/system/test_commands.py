@@ -49,6 +49,22 @@ def test_an_unknown_command_is_named() -> None:
     assert "No such command 'sevre'" in done.stderr
 
 
+def test_the_tests_are_those_of_the_project_wherever_one_stands(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_other.py").write_text("def test_other(): raise SystemError\n")
+    done = subprocess.run(
+        [sys.executable, str(RUN_PY), "test", "--collect-only", "-q", "-k", "wherever_one_stands"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "tests/system/test_commands.py::" in done.stdout
+    assert "test_other" not in done.stdout
+
+
 # config and doctor --------------------------------------------------------------------------------
 
 
