@@ -172,7 +172,7 @@ def test_probe_names_every_layer(sandbox: Sandbox) -> None:
         (layer.name, True) for layer in LAYERS if has_namespaces or not layer.needs_namespaces
     ]
     assert {state.name for state in states if state.name == "namespaces"} == {"namespaces"}
-    assert {state.name for state in states if not state.is_required} >= {"seccomp", "landlock"}
+    assert {state.name for state in states if not state.is_required} >= {"landlock"}
 
 
 def test_child_is_set_to_die_with_the_zygote_and_cannot_be_traced(sandbox: Sandbox) -> None:
