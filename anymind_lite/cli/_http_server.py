@@ -28,6 +28,9 @@ _LEAST_CONNECTIONS = 16
 # For the database (two for each thread), running agents, uploads and logs.
 _RESERVED_DESCRIPTORS = 200
 _ENOUGH_DESCRIPTORS = 10_240  # where the hard limit is none; macOS takes no more (OPEN_MAX)
+# waitress keeps what a client does not read in a file. Over this it stops the thread that answers,
+# and a few slow readers of long lists would take them all. (test_slow_readers_hold_no_thread)
+_MOST_UNSENT_BYTES = 4 * 1024 * _MEGABYTE
 _ANSWER_SECONDS = 10.0
 _FLUSH_SECONDS = 2.0
 _POLL_SECONDS = 0.02
@@ -76,6 +79,7 @@ class HttpServer:
             connection_limit=connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
             # Flask's own 413 comes first for all but absurd bodies.
             max_request_body_size=settings.upload_max_bytes + 2 * _MEGABYTE,
+            outbuf_high_watermark=_MOST_UNSENT_BYTES,
             asyncore_use_poll=True,  # select(2) ends at descriptor 1,024
             clear_untrusted_proxy_headers=True,
             ident=None,

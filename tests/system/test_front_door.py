@@ -1,5 +1,6 @@
 """What is not quite HTTP: refused in JSON, and the server lives on."""
 
+import contextlib
 import json
 import resource
 import socket
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from anymind_lite.cli._http_server import connection_limit
-from tests.live_server import Api, LiveServer
+from tests.live_server import Api, LiveServer, pack_agent
 
 STRANGE = {
     "nonsense": (b"NONSENSE\r\n\r\n", 400),
@@ -126,3 +127,24 @@ def test_importing_the_commands_changes_no_limit() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout == b"256\n"
+
+
+def test_slow_readers_hold_no_thread(tmp_path: Path) -> None:
+    few_threads = {"WORKER_CONCURRENCY": "1", "EXECUTION_QUEUE_SIZE": "0"}
+    with LiveServer(tmp_path / "data", settings=few_threads) as live:
+        api = live.api.new_user("reader")
+        agent_id = api.deploy(pack_agent("def handle(payload):\n    return payload\n"))
+        for _ in range(12):
+            assert api.execute(agent_id, {"text": "x" * 1_000_000}).json["status"] == "completed"
+        where = urlsplit(live.url)
+        head = (
+            "GET /api/v1/runtime/executions HTTP/1.1\r\nHost: x\r\n"
+            f"X-API-Key: {api.headers['X-API-Key']}\r\n\r\n"
+        )
+        with contextlib.ExitStack() as stack:
+            for _ in range(18):  # one more than there are threads
+                connection = socket.create_connection((where.hostname, where.port), timeout=30)
+                stack.enter_context(connection)
+                connection.sendall(head.encode())
+                assert connection.recv(12) == b"HTTP/1.1 200"
+            assert live.api.call("GET", "/health").status == 200
