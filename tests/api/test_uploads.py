@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 from anymind_lite import storage
 from anymind_lite.backend import Backend
 from anymind_lite.errors import NotFound
+from anymind_lite.files import make_dir_durable
 from anymind_lite.models import Agent, AgentVersion, User
 from anymind_lite.services import versions
 from anymind_lite.services.agents import delete_agent
@@ -298,10 +299,8 @@ class TestMeanwhile:
         delete: Callable[[], None],
         folder: Path,
     ) -> None:
-        make_dir = storage.make_dir_durable
-
         def make_then_delete(path: Path) -> None:
-            make_dir(path)
+            make_dir_durable(path)
             delete()
 
         monkeypatch.setattr(storage, "make_dir_durable", make_then_delete)
@@ -315,10 +314,8 @@ class TestMeanwhile:
         agent_id: int,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        make_dir = storage.make_dir_durable
-
         def make_then_lose(path: Path) -> None:
-            make_dir(path)
+            make_dir_durable(path)
             path.rmdir()
 
         monkeypatch.setattr(storage, "make_dir_durable", make_then_lose)

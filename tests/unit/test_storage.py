@@ -11,6 +11,7 @@ import pytest
 
 from anymind_lite import storage
 from anymind_lite.errors import BuildError, InvalidInput, TooLarge
+from anymind_lite.files import make_dir_durable
 from anymind_lite.storage import ArtifactStore
 from tests.live_server import pack_agent
 from tests.waiting import DEADLINE_SECONDS
@@ -140,10 +141,10 @@ class TestSaveArtifact:
         times: int,
         is_saved: bool,
     ) -> None:
-        make_dir, vanished = storage.make_dir_durable, []
+        vanished: list[Path] = []
 
         def make_and_lose(path: Path) -> None:
-            make_dir(path)
+            make_dir_durable(path)
             if len(vanished) < times:
                 vanished.append(path)
                 path.rmdir()
