@@ -176,7 +176,7 @@ def _refuse_lost_database(settings: Settings) -> None:
     """
     path = settings.database_path
     has_database = path.exists() and path.stat().st_size > 0
-    if not has_database and any(settings.storage_path.glob("agents/*")):
+    if not has_database and any(settings.storage_path.glob("agents/**/*.tar.gz")):
         raise StartupError(
             f"The database {path} is missing, but {settings.storage_path} holds artifacts. "
             "Restore the database from a backup, or move the artifacts away to begin anew."

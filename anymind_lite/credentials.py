@@ -25,7 +25,7 @@ MAX_PASSWORD_BYTES = 72
 
 _PARALLEL_HASHES = 2
 _MAX_TOKEN_CHARS = 4096
-_MAX_ID = 2**63 - 1
+MAX_ID = 2**63 - 1  # SQLite's integers
 _ID = re.compile(r"[1-9][0-9]{0,18}")
 
 _API_KEY_MARK = "anymind_"
@@ -97,7 +97,7 @@ def read_access_token(token: str, *, secret_key: str, algorithm: str) -> int:
 
 
 def _read_subject(subject: str) -> int:
-    if _ID.fullmatch(subject) is None or int(subject) > _MAX_ID:
+    if _ID.fullmatch(subject) is None or int(subject) > MAX_ID:
         raise NotAuthenticated("Invalid token")
     return int(subject)
 

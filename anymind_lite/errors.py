@@ -37,10 +37,6 @@ class Overloaded(AnymindError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class StorageFull(AnymindError):
-    """The disk has no room left for what was sent."""
-
-
 class BuildError(AnymindError):
     """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
 

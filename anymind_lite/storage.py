@@ -5,6 +5,7 @@ Leaving out either fsync loses acknowledged files in a power cut (fsync(2), rena
 code is a cache of them and may vanish at any time while the server is down.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -53,7 +54,8 @@ class ArtifactStore:
         """Write an upload durably and return where it stands.
 
         Raises TooLarge over the upload limit and InvalidInput for what is no gzipped tar; nothing
-        stays in either case. OSError (a full disk) passes.
+        stays in either case. OSError passes: a full disk, or FileNotFoundError when the agent is
+        deleted meanwhile.
         """
         token = secrets.token_hex(6)
         temporary = self._incoming / token
@@ -62,7 +64,12 @@ class ArtifactStore:
             if not is_tar_gz(temporary):
                 raise InvalidInput("File must be a .tar.gz archive")
             path = f"agents/{agent_id}/artifacts/agent_{agent_id}_{token}.tar.gz"
-            _rename_durable(temporary, self._root / path)
+            target = self._root / path
+            try:
+                _rename_durable(temporary, target)
+            except FileNotFoundError:
+                # Another upload was discarded just now, with the folder that was still empty.
+                _rename_durable(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         return SavedArtifact(path, sha256, size)
@@ -86,8 +93,12 @@ class ArtifactStore:
         return self._root / path
 
     def discard_artifact(self, path: str) -> None:
-        """Delete an artifact that no row names."""
-        self.artifact_path(path).unlink(missing_ok=True)
+        """Delete an artifact that no row names, and its agent's folders when they are empty."""
+        file = self.artifact_path(path)
+        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            file.parent.rmdir()
+            file.parent.parent.rmdir()
 
     def verify_artifact(self, path: str, sha256: str) -> None:
         """Raise BuildError when the file is missing or not what was uploaded."""

@@ -177,15 +177,27 @@ def pack_folder(folder: Path) -> bytes:
 class LiveServer:
     """`run.py serve` between `with` and its end, where it must exit 0 on SIGTERM."""
 
-    def __init__(self, data: Path, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        open_files: tuple[int, int] | None = None,
+    ) -> None:
         self.data = data
+        self._open_files = open_files  # soft and hard
         self._settings = {**SUITE_SETTINGS, **(settings or {})}
         self._output: list[str] = []
 
     def start(self) -> "LiveServer":
         """Start it and wait until it says where it serves."""
+        command = [sys.executable, str(RUN_PY), "serve", "--port", "0", "--data", str(self.data)]
+        if self._open_files is not None:
+            soft, hard = self._open_files
+            script = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'
+            command = ["sh", "-c", script, "sh", *command]
         self.process = subprocess.Popen(
-            [sys.executable, str(RUN_PY), "serve", "--port", "0", "--data", str(self.data)],
+            command,
             env={**os.environ, **self._settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -37,9 +37,16 @@ class ApiClient:
 
     def post(self, path: str, value: Any = None) -> Any:
         """POST a JSON value to a path below /api/v1. Raises ApiError."""
+        return self._send("POST", path, value)
+
+    def patch(self, path: str, value: Any) -> Any:
+        """PATCH a JSON value to a path below /api/v1. Raises ApiError."""
+        return self._send("PATCH", path, value)
+
+    def _send(self, method: str, path: str, value: Any) -> Any:
         headers = {"Content-Type": "application/json"}
         body = b"" if value is None else json.dumps(value).encode()
-        return self._call("POST", path, body, headers)
+        return self._call(method, path, body, headers)
 
     def upload(self, path: str, filename: str, content: bytes) -> Any:
         """POST a file as the form field `file` (RFC 7578). Raises ApiError."""

@@ -1,8 +1,10 @@
 """waitress, as this product needs it: JSON errors, its own socket, an orderly end."""
 
+import contextlib
 import errno
 import http.client
 import json
+import resource
 import socket
 import threading
 import time
@@ -21,7 +23,14 @@ from anymind_lite.errors import StartupError
 _MEGABYTE = 1024 * 1024
 # Beside those that execute or wait for a slot, so that health, login and cancel always find one.
 _SPARE_THREADS = 16
-_CONNECTIONS = 1000
+_MOST_CONNECTIONS = 1000
+_LEAST_CONNECTIONS = 16
+# For the database (two for each thread), running agents, uploads and logs.
+_RESERVED_DESCRIPTORS = 200
+_ENOUGH_DESCRIPTORS = 10_240  # where the hard limit is none; macOS takes no more (OPEN_MAX)
+# waitress keeps what a client does not read in a file. Over this it stops the thread that answers,
+# and a few slow readers of long lists would take them all. (test_slow_readers_hold_no_thread)
+_MOST_UNSENT_BYTES = 4 * 1024 * _MEGABYTE
 _ANSWER_SECONDS = 10.0
 _FLUSH_SECONDS = 2.0
 _POLL_SECONDS = 0.02
@@ -67,9 +76,10 @@ class HttpServer:
             map=self._map,
             sockets=[self._socket],
             threads=threads,
-            connection_limit=_CONNECTIONS,
+            connection_limit=connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
             # Flask's own 413 comes first for all but absurd bodies.
             max_request_body_size=settings.upload_max_bytes + 2 * _MEGABYTE,
+            outbuf_high_watermark=_MOST_UNSENT_BYTES,
             asyncore_use_poll=True,  # select(2) ends at descriptor 1,024
             clear_untrusted_proxy_headers=True,
             ident=None,
@@ -148,6 +158,24 @@ class HttpServer:
         self.stop()
 
 
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files as it may: the soft limit is often 1,024, or 256."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    with contextlib.suppress(OSError, ValueError):  # fewer connections, then
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def connection_limit(open_files: int) -> int:
+    """Return how many connections may be open where a process may open so many files.
+
+    Past the last descriptor nothing works any more: no connection is accepted, no row is written.
+    """
+    if open_files == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(_LEAST_CONNECTIONS, min(_MOST_CONNECTIONS, open_files - _RESERVED_DESCRIPTORS))
+
+
 def is_port_free(host: str, port: int) -> bool:
     """Tell whether a server could listen there now."""
     try:
@@ -162,7 +190,7 @@ def _bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=_CONNECTIONS)
+        return socket.create_server(address[:2], family=family, backlog=_MOST_CONNECTIONS)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise StartupError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from anymind_lite.app import create_app
 from anymind_lite.backend import Backend
-from anymind_lite.cli._http_server import HttpServer
+from anymind_lite.cli._http_server import HttpServer, raise_descriptor_limit
 from anymind_lite.config import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ def run_server(settings: Settings, act: Callable[[HttpServer, Backend], bool]) -
     A second signal ends the process at once; the zygote kills what runs when the server is gone.
     Raises StartupError.
     """
+    raise_descriptor_limit()
     ended = threading.Event()
     backend = Backend(settings)
     backend.start()

@@ -161,6 +161,8 @@ def _ready_agent(client: ApiClient, folder: Path) -> dict[str, Any]:
     agent = next((one for one in agents if one["name"] == name), None)
     if agent is None:
         agent = client.post("/agents", {"name": name, "description": "From examples/"})
+    if agent["status"] == "archived":
+        agent = client.patch(f"/agents/{agent['id']}", {"status": "draft"})
     if agent["status"] != "ready":
         version = client.upload(f"/uploads/agent/{agent['id']}", f"{name}.tar.gz", _pack(folder))
         _wait_for_build(client, agent["id"], version["id"])

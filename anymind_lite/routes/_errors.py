@@ -14,7 +14,6 @@ from anymind_lite.errors import (
     NotAuthenticated,
     NotFound,
     Overloaded,
-    StorageFull,
     TooLarge,
 )
 
@@ -27,7 +26,6 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
-    StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
 # werkzeug's own texts speak to people before a browser.

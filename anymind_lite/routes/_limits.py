@@ -1,12 +1,21 @@
 """How often one address may try to register or to log in."""
 
+import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from ipaddress import IPv6Address, ip_address, ip_network
 from math import ceil
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from flask_limiter import Limiter, RequestLimit
+from limits import RateLimitItem, parse
+from limits.strategies import RateLimiter
+
+from anymind_lite.errors import NotAuthenticated
 
 _IPV6_CUSTOMER_BITS = 64  # what one customer gets at least (RFC 6177)
 
@@ -16,11 +25,11 @@ def limit_sign_in(app: Flask, *, login: str | None, register: str | None) -> Non
 
     The view runs only when the limit is not reached: an attacker past it costs no bcrypt.
     """
-    limiter = Limiter(client_network, app=app, storage_uri="memory://", on_breach=_refuse)
+    limiter = Limiter(client_network, app=app, storage_uri="memory://", on_breach=_refuse_limit)
     views: dict[str, Any] = app.view_functions
     if login is not None:
-        limited = limiter.limit(login, deduct_when=_is_failed_login)
-        views["auth.login"] = limited(views["auth.login"])
+        attempts = FailedAttempts(parse(login), limiter.limiter)
+        views["auth.login"] = _limit_failures(views["auth.login"], attempts)
     if register is not None:
         views["auth.register"] = limiter.limit(register)(views["auth.register"])
 
@@ -41,12 +50,72 @@ def client_network() -> str:
     return str(ip_network((int(address), _IPV6_CUSTOMER_BITS), strict=False))
 
 
-def _is_failed_login(response: Response) -> bool:
-    return response.status_code == 401
+class LimitReached(Exception):
+    """A client has no attempt left until `reset_at` (seconds since 1970)."""
+
+    def __init__(self, reset_at: float) -> None:
+        super().__init__()
+        self.reset_at = reset_at
 
 
-def _refuse(limit: RequestLimit) -> Response:
-    seconds = max(1, ceil(limit.window.reset_time - time.time()))
+class FailedAttempts:
+    """Counts the attempts of each client that failed and, until they end, those that may yet.
+
+    Flask-Limiter's `deduct_when` looks at the count before the view and adds to it after: any
+    number of attempts that begin together would all run.
+    (test_parallel_logins_are_no_way_round_the_limit)
+    """
+
+    def __init__(self, limit: RateLimitItem, counts: RateLimiter) -> None:
+        self._limit = limit
+        self._counts = counts
+        self._open: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def attempt(self, client: str) -> Iterator[None]:
+        """Count the block if it raises NotAuthenticated. Raises LimitReached instead of running."""
+        with self._lock:
+            reset_at, remaining = self._counts.get_window_stats(self._limit, client)
+            if self._open[client] >= remaining:
+                raise LimitReached(reset_at)
+            self._open[client] += 1
+        has_failed = False
+        try:
+            yield
+        except NotAuthenticated:
+            has_failed = True
+            raise
+        finally:
+            self._end(client, has_failed=has_failed)
+
+    def _end(self, client: str, *, has_failed: bool) -> None:
+        with self._lock:
+            if has_failed:
+                self._counts.hit(self._limit, client)
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+
+
+def _limit_failures(view: Callable[..., Any], attempts: FailedAttempts) -> Callable[..., Any]:
+    @wraps(view)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with attempts.attempt(client_network()):
+                return view(*args, **kwargs)
+        except LimitReached as reached:
+            return _refuse(reached.reset_at)
+
+    return limited
+
+
+def _refuse_limit(limit: RequestLimit) -> Response:
+    return _refuse(limit.window.reset_time)
+
+
+def _refuse(reset_at: float) -> Response:
+    seconds = max(1, ceil(reset_at - time.time()))
     response = jsonify({"detail": f"Too many attempts; try again in {seconds} seconds"})
     response.status_code = 429
     response.headers["Retry-After"] = str(seconds)

@@ -41,7 +41,7 @@ _ERRORS: dict[int, tuple[str, str, str]] = {
     503: (
         "SERVICE_UNAVAILABLE",
         "No execution slot or waiting place is free; `Retry-After` says for how many seconds",
-        "Every execution slot is taken",
+        "All execution slots are busy",
     ),
     507: ("INSUFFICIENT_STORAGE", "The server's disk is full", "The server's disk is full"),
 }

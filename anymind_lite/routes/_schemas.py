@@ -6,12 +6,13 @@ holds that the two agree.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields
 
 from anymind_lite.clock import iso_format
+from anymind_lite.credentials import MAX_ID
 from anymind_lite.models import (
     Agent,
     AgentStatus,
@@ -32,7 +33,6 @@ from anymind_lite.services.logs import LogEntry
 from anymind_lite.services.names import MAX_NAME_CHARS
 from anymind_lite.services.pages import MAX_LIMIT, Page
 
-MAX_ID = 2**63 - 1  # SQLite's integers
 _INSTANT = "2026-01-31T09:30:00.250Z"
 # What `checked_name` lets pass, as far as the document can say it: one line, not all blank.
 _CONTROLS = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
@@ -464,20 +464,44 @@ class LogEntrySchema(Shape):
     )
 
 
-def execution_json(row: Execution) -> dict[str, Any]:
-    """Return an execution as the API shows it."""
-    return {
+def execution_json(row: Execution) -> Iterator[str]:
+    """Write an execution as the API shows it, in pieces of JSON text.
+
+    Payload and result go out as they stand in the row. Reading and writing a megabyte of JSON again
+    takes tens of megabytes, and a list may have a thousand of them.
+    (test_list_takes_the_memory_of_one_row)
+    """
+    known = {
         "id": row.id,
         "agent_version_id": row.agent_version_id,
         "user_id": row.user_id,
         "status": row.status,
-        "input_data": json.loads(row.input_data),
-        "output_data": None if row.output_data is None else json.loads(row.output_data),
+    }
+    rest = {
         "error_message": row.error_message,
         "logs": row.logs,
         "created_at": iso_format(row.created_at),
         "updated_at": iso_format(row.updated_at),
     }
+    yield f'{_compact(known)[:-1]},"input_data":'
+    yield row.input_data
+    yield ',"output_data":'
+    yield "null" if row.output_data is None else row.output_data
+    yield f",{_compact(rest)[1:]}"
+
+
+def _compact(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def json_array(rows: Iterable[Iterable[str]]) -> Iterator[bytes]:
+    """Write an array of things that come in pieces of JSON text; UTF-8 (RFC 8259, section 8.1)."""
+    separator = b"["
+    for row in rows:
+        yield separator
+        yield from (piece.encode() for piece in row)
+        separator = b","
+    yield b"[]" if separator == b"[" else b"]"
 
 
 def log_entry_json(entry: LogEntry) -> dict[str, Any]:

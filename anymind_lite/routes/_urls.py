@@ -6,7 +6,7 @@ from typing import Any
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
-from anymind_lite.routes._schemas import MAX_ID
+from anymind_lite.credentials import MAX_ID
 
 _ID = re.compile(r"[0-9]{1,19}")
 

@@ -26,25 +26,37 @@ _ASSETS = ("docs.js", "docs.css", "vendor/swagger-ui/*")
 def make_docs_blueprint(build_document: Callable[[], dict[str, Any]]) -> Blueprint:
     """Return the blueprint; the document is built when it is first asked for, and kept."""
     blueprint = Blueprint("docs", __name__)
+    blueprint.add_url_rule("/", view_func=show_index)
+    blueprint.add_url_rule("/docs", view_func=show_page)
+    blueprint.add_url_rule("/openapi.json", "show_document", _document_view(build_document))
     assets = _find_assets(CONSOLE_DIR)
+    blueprint.add_url_rule("/docs/assets/<path:name>", "show_asset", _asset_view(assets))
+    return blueprint
 
+
+def show_index() -> Any:
+    """Say what this server is and where to go on."""
+    settings = backend().settings
+    return {
+        "name": settings.app_name,
+        "version": settings.app_version,
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "health": "/health",
+    }
+
+
+def show_page() -> Any:
+    """Send the page that shows the document."""
+    return _send_page(CONSOLE_DIR / "docs.html")
+
+
+def _document_view(build_document: Callable[[], dict[str, Any]]) -> Callable[[], Any]:
     @cache
     def rendered() -> tuple[bytes, str]:
         body = json.dumps(build_document(), separators=(",", ":")).encode()
         return body, hashlib.sha256(body).hexdigest()[:32]
 
-    @blueprint.get("/")
-    def show_index() -> Any:
-        settings = backend().settings
-        return {
-            "name": settings.app_name,
-            "version": settings.app_version,
-            "docs": "/docs",
-            "openapi": "/openapi.json",
-            "health": "/health",
-        }
-
-    @blueprint.get("/openapi.json")
     def show_document() -> Any:
         body, etag = rendered()
         response = Response(body, mimetype="application/json")
@@ -52,11 +64,10 @@ def make_docs_blueprint(build_document: Callable[[], dict[str, Any]]) -> Bluepri
         response.set_etag(etag)
         return response.make_conditional(request)
 
-    @blueprint.get("/docs")
-    def show_page() -> Any:
-        return _send_page(CONSOLE_DIR / "docs.html")
+    return show_document
 
-    @blueprint.get("/docs/assets/<path:name>")
+
+def _asset_view(assets: dict[str, Path]) -> Callable[[str], Any]:
     def show_asset(name: str) -> Any:
         if name not in assets:
             raise NotFound("There is nothing at this address")
@@ -64,7 +75,7 @@ def make_docs_blueprint(build_document: Callable[[], dict[str, Any]]) -> Bluepri
         response.headers["Content-Security-Policy"] = PAGE_POLICY
         return response
 
-    return blueprint
+    return show_asset
 
 
 def _find_assets(folder: Path) -> dict[str, Path]:

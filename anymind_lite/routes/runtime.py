@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from flask import Response
+
+from anymind_lite.models import Execution
 from anymind_lite.routes._context import authenticated, backend, current_user
 from anymind_lite.routes._openapi import ApiBlueprint
 from anymind_lite.routes._schemas import (
@@ -9,6 +12,7 @@ from anymind_lite.routes._schemas import (
     ExecutionSchema,
     ExecutionsQuery,
     execution_json,
+    json_array,
     page_of,
 )
 from anymind_lite.services import executions
@@ -28,7 +32,7 @@ def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
     row = executions.execute_agent(
         current_user(), agent_id, body["payload"], executor=backend().executor
     )
-    return execution_json(row), 201
+    return _answer(row, 201)
 
 
 @blueprint.route("/executions", methods=["GET"])
@@ -37,10 +41,10 @@ def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
 @blueprint.arguments(ExecutionsQuery, location="query")
 def list_executions(query: dict[str, Any]) -> Any:
     """List executions."""
-    rows = executions.list_executions(
+    rows = executions.iter_executions(
         current_user(), page_of(query), agent_version_id=query.get("agent_version_id")
     )
-    return [execution_json(row) for row in rows]
+    return Response(json_array(map(execution_json, rows)), mimetype="application/json")
 
 
 @blueprint.route("/executions/<id:execution_id>", methods=["GET"])
@@ -48,7 +52,7 @@ def list_executions(query: dict[str, Any]) -> Any:
 @authenticated
 def get_execution(execution_id: int) -> Any:
     """Get an execution."""
-    return execution_json(executions.get_execution(current_user(), execution_id))
+    return _answer(executions.get_execution(current_user(), execution_id))
 
 
 @blueprint.route("/executions/<id:execution_id>/cancel", methods=["POST"])
@@ -57,4 +61,9 @@ def get_execution(execution_id: int) -> Any:
 def cancel_execution(execution_id: int) -> Any:
     """Cancel an execution: its processes are killed."""
     row = executions.cancel_execution(current_user(), execution_id, executor=backend().executor)
-    return execution_json(row)
+    return _answer(row)
+
+
+def _answer(row: Execution, status: int = 200) -> Response:
+    text = "".join(execution_json(row))
+    return Response(text, status=status, mimetype="application/json")

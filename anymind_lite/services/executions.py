@@ -37,6 +37,9 @@ from anymind_lite.storage import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
+_EXECUTION_OF_USER = PreparedSelect(
+    Execution.select().where(Execution.id == 0, Execution.user == 0)
+)
 _STATUS_BY_ID = PreparedSelect(Execution.select(Execution.status).where(Execution.id == 0))
 
 
@@ -255,14 +258,20 @@ def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Ex
     return get_execution(user, execution_id)
 
 
-def list_executions(
+def iter_executions(
     user: User, page: Page, *, agent_version_id: int | None = None
-) -> list[Execution]:
-    """Return the user's executions, newest first, of one version or of all."""
-    query = Execution.select().where(Execution.user == user.id)
+) -> Iterator[Execution]:
+    """Return the user's executions, newest first, of one version or of all.
+
+    Which they are is settled by the call; each row is read when it is its turn, since a row may
+    hold megabytes. One that was deleted meanwhile is left out.
+    """
+    query = Execution.select(Execution.id).where(Execution.user == user.id)
     if agent_version_id is not None:
         query = query.where(Execution.agent_version == agent_version_id)
-    return list(query.order_by(Execution.id.desc()).offset(page.skip).limit(page.limit))
+    query = query.order_by(Execution.id.desc()).offset(page.skip).limit(page.limit)
+    rows = (_EXECUTION_OF_USER.find(row_id, user.id) for (row_id,) in list(query.tuples()))
+    return (row for row in rows if row is not None)
 
 
 def get_execution(user: User, execution_id: int) -> Execution:

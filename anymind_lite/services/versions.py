@@ -29,12 +29,14 @@ def create_version(
     Raises NotFound, InvalidInput (not a .tar.gz, archived agent), TooLarge. When this returns the
     archive and the row survive a power cut.
     """
-    agent = get_agent(user, agent_id)
-    if agent.status == AgentStatus.ARCHIVED:
-        raise InvalidInput("Agent is archived; set its status to draft before uploading")
+    _require_open_agent(user, agent_id)
     if not filename.lower().endswith(".tar.gz"):
         raise InvalidInput("File must be a .tar.gz archive")
-    artifact = store.save_artifact(agent_id, chunks)
+    try:
+        artifact = store.save_artifact(agent_id, chunks)
+    except FileNotFoundError:
+        get_agent(user, agent_id)  # deleted during the upload, and its folder with it
+        raise
     try:
         version = _insert_version(user, agent_id, artifact)
     except BaseException:
@@ -44,10 +46,15 @@ def create_version(
     return version
 
 
+def _require_open_agent(user: User, agent_id: int) -> None:
+    if get_agent(user, agent_id).status == AgentStatus.ARCHIVED:
+        raise InvalidInput("Agent is archived; set its status to draft before uploading")
+
+
 def _insert_version(user: User, agent_id: int, artifact: SavedArtifact) -> AgentVersion:
     now = utc_now()
     with write_transaction():
-        get_agent(user, agent_id)  # it may have been deleted during the upload
+        _require_open_agent(user, agent_id)  # much may have happened during the upload
         newest = (
             AgentVersion.select(fn.MAX(AgentVersion.number))
             .where(AgentVersion.agent == agent_id)
@@ -64,7 +71,7 @@ def _insert_version(user: User, agent_id: int, artifact: SavedArtifact) -> Agent
             updated_at=now,
         )
         Agent.update(status=AgentStatus.BUILDING, updated_at=now).where(
-            Agent.id == agent_id, Agent.status != AgentStatus.ARCHIVED
+            Agent.id == agent_id
         ).execute()
     return version
 

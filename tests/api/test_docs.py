@@ -221,7 +221,7 @@ ROWS: list[tuple[type[Any], Callable[..., Any], tuple[Any, ...]]] = [
     ),
     (
         schemas.ExecutionSchema,
-        schemas.execution_json,
+        lambda row: json.loads("".join(schemas.execution_json(row))),
         (Execution(input_data="{}", created_at=NOW, updated_at=NOW),),
     ),
     (schemas.LogEntrySchema, schemas.log_entry_json, (LogEntry(NOW, "INFO", "m", None, None),)),

@@ -1,6 +1,9 @@
 """Log-ins that fail and registrations are bounded, by client address."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import bcrypt
@@ -8,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.api.conftest import PASSWORD, Person, body_of, detail
+from tests.waiting import DEADLINE_SECONDS
 
 LOGIN, REGISTER = "/api/v1/auth/login", "/api/v1/auth/register"
 
@@ -57,6 +61,50 @@ def test_logins_that_succeed_are_not_counted(limited: FlaskClient, alice: Person
     for _ in range(8):
         body_of(login(limited, alice.username, PASSWORD))
     detail(login(limited, alice.username, "wrong"), 401)
+
+
+def test_parallel_logins_are_no_way_round_the_limit(
+    client_with: Callable[..., FlaskClient], alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = client_with(login_rate_limit="5/minute").application
+    everybody, check = threading.Barrier(40), bcrypt.checkpw
+    refused_count = threading.Semaphore(0)
+
+    def slow(*arguments: bytes) -> bool:
+        # No attempt ends before 35 others have been refused, or the deadline is over.
+        for _ in range(7):
+            refused_count.acquire(timeout=DEADLINE_SECONDS)
+        return check(*arguments)
+
+    monkeypatch.setattr(bcrypt, "checkpw", slow)
+
+    def try_once(_: int) -> int:
+        everybody.wait(DEADLINE_SECONDS)
+        response = login(app.test_client(), alice.username, "wrong password")
+        if response.status_code == 429:
+            refused(response)
+            refused_count.release()
+        return int(response.status_code)
+
+    with ThreadPoolExecutor(40) as threads:
+        statuses = list(threads.map(try_once, range(40)))
+    assert Counter(statuses) == {401: 5, 429: 35}
+    refused(login(app.test_client(), alice.username, PASSWORD))
+
+
+def test_parallel_logins_that_succeed_use_nothing_up(
+    client_with: Callable[..., FlaskClient], alice: Person
+) -> None:
+    app = client_with(login_rate_limit="5/minute").application
+
+    def try_once(_: int) -> int:
+        return int(login(app.test_client(), alice.username, PASSWORD).status_code)
+
+    with ThreadPoolExecutor(5) as threads:
+        assert set(threads.map(try_once, range(40))) == {200}
+    for _ in range(5):
+        detail(login(app.test_client(), alice.username, "wrong"), 401)
+    refused(login(app.test_client(), alice.username, "wrong"))
 
 
 def test_malformed_logins_are_not_counted(limited: FlaskClient, alice: Person) -> None:

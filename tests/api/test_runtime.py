@@ -1,6 +1,7 @@
 """Executing agents, and the executions."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from flask.testing import FlaskClient
 from anymind_lite.backend import Backend
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import Agent, AgentVersion, Execution
+from anymind_lite.models import Agent, AgentVersion, Execution, User
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.services import executions
+from anymind_lite.services.pages import Page
 from tests.api.conftest import (
     Person,
     add_execution,
@@ -94,15 +96,28 @@ class TestExecute:
         )
         assert "no ready version" in detail(response, 400)
 
+    def test_archived_agent_is_400(
+        self, client: FlaskClient, alice: Person, version: AgentVersion
+    ) -> None:
+        with write_transaction():
+            Agent.update(status="archived", current_version_id=version.id).where(
+                Agent.id == version.agent_id
+            ).execute()
+        response = client.post(
+            f"{RUNTIME}/{version.agent_id}/execute", json={"payload": {}}, headers=alice.by_key
+        )
+        assert detail(response, 400) == "Agent is archived"
+        assert Execution.select().where(Execution.agent == version.agent_id).count() == 0
+
     def test_full_server_is_503_and_says_when_to_come_back(
         self, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(*_: object, **__: object) -> None:
-            raise Overloaded("Every execution slot is taken", retry_after_seconds=7)
+            raise Overloaded("All execution slots are busy", retry_after_seconds=7)
 
         monkeypatch.setattr(executions, "execute_agent", full)
         response = client.post(f"{RUNTIME}/1/execute", json={"payload": {}}, headers=alice.by_key)
-        assert detail(response, 503) == "Every execution slot is taken"
+        assert detail(response, 503) == "All execution slots are busy"
         assert response.headers["Retry-After"] == "7"
 
 
@@ -147,6 +162,69 @@ class TestList:
             f"{RUNTIME}/executions?agent_version_id={value}", headers=alice.by_key
         )
         assert detail(response, 400).startswith("agent_version_id must be a whole number from 0")
+
+    def test_is_the_array_of_what_each_execution_answers(
+        self, client: FlaskClient, alice: Person, version: AgentVersion
+    ) -> None:
+        values = [{"text": 'wörld "👋" \u2028', "deep": [1.5, {"a": None}]}, {}, None]
+        rows = [
+            add_execution(
+                alice,
+                version,
+                input_data=json.dumps(value or {}, ensure_ascii=False),
+                output_data=None if value is None else json.dumps(value),
+                error_message='a "quoted"\\ word' if value is None else None,
+                logs="línea\n",
+            )
+            for value in values
+        ]
+        response = client.get(
+            f"{RUNTIME}/executions",
+            headers={**alice.by_key, "Origin": "http://localhost:3000"},
+        )
+        listed = body_of(response)
+        path = f"{RUNTIME}/executions"
+        assert listed == [
+            body_of(client.get(f"{path}/{row.id}", headers=alice.by_key)) for row in rows[::-1]
+        ]
+        assert [row["output_data"] for row in listed] == values[::-1]
+        assert all(list(row) == EXECUTION_KEYS for row in listed)
+        assert response.content_type == "application/json"
+        assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+        assert response.headers["Cache-Control"] == "no-store"
+
+    def test_nothing_is_an_empty_array(self, client: FlaskClient, alice: Person) -> None:
+        assert client.get(f"{RUNTIME}/executions", headers=alice.by_key).data == b"[]"
+
+    def test_bad_window_is_400(self, client: FlaskClient, alice: Person) -> None:
+        response = client.get(f"{RUNTIME}/executions?skip=-1", headers=alice.by_key)
+        assert detail(response, 400).startswith("skip must be a whole number")
+
+    def test_row_that_vanishes_meanwhile_is_left_out(
+        self, client: FlaskClient, alice: Person, version: AgentVersion
+    ) -> None:
+        first, gone, last = [add_execution(alice, version) for _ in range(3)]
+        rows = executions.iter_executions(User.get_by_id(alice.id), Page())
+        assert next(rows).id == last.id
+        with write_transaction():
+            Execution.delete().where(Execution.id == gone.id).execute()
+        assert [row.id for row in rows] == [first.id]
+
+    def test_list_takes_the_memory_of_one_row(
+        self, client: FlaskClient, alice: Person, version: AgentVersion
+    ) -> None:
+        text = json.dumps({"numbers": [0.5] * 100_000})  # half a megabyte of small values
+        for _ in range(40):
+            add_execution(alice, version, input_data=text, output_data=text)
+        tracemalloc.start()
+        try:
+            response = client.get(f"{RUNTIME}/executions", headers=alice.by_key, buffered=False)
+            sent = sum(len(piece) for piece in response.iter_encoded())
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert sent > 40 * 2 * len(text)
+        assert peak < 10 * len(text)
 
 
 class TestGetAndCancel:

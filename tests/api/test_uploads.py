@@ -1,15 +1,23 @@
 """Uploading artifacts and downloading them again."""
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from anymind_lite import storage
 from anymind_lite.backend import Backend
-from anymind_lite.models import AgentVersion
+from anymind_lite.errors import NotFound
+from anymind_lite.files import make_dir_durable
+from anymind_lite.models import Agent, AgentVersion, User
+from anymind_lite.services import versions
+from anymind_lite.services.agents import delete_agent
 from tests.api.conftest import (
     ECHO_ARCHIVE,
     Person,
@@ -237,6 +245,113 @@ class TestUpload:
 
         monkeypatch.setattr(backend.store, "_write", full)
         assert detail(upload(client, alice, agent_id), 507) == "The server's disk is full"
+
+
+class TestMeanwhile:
+    """What happens to the agent while its artifact is on the way."""
+
+    @pytest.fixture
+    def delete(self, alice: Person, agent_id: int, backend: Backend) -> Callable[[], None]:
+        def delete() -> None:
+            user = User.get_by_id(alice.id)
+            with contextlib.suppress(NotFound):
+                delete_agent(user, agent_id, stop_execution=print, store=backend.store)
+            backend.store.remove_agent(agent_id)
+
+        return delete
+
+    @pytest.fixture
+    def folder(self, backend: Backend, agent_id: int) -> Path:
+        return backend.settings.storage_path / "agents" / str(agent_id)
+
+    def after_writing(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]
+    ) -> None:
+        write = backend.store._write
+
+        def write_then_act(*arguments: Any) -> Any:
+            written = write(*arguments)
+            action()
+            return written
+
+        monkeypatch.setattr(backend.store, "_write", write_then_act)
+
+    def test_deleted_agent_is_404_and_leaves_no_folder(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        agent_id: int,
+        backend: Backend,
+        monkeypatch: pytest.MonkeyPatch,
+        delete: Callable[[], None],
+        folder: Path,
+    ) -> None:
+        self.after_writing(backend, monkeypatch, delete)
+        assert detail(upload(client, alice, agent_id), 404) == "Agent not found"
+        assert not folder.exists()
+
+    def test_folder_that_goes_with_its_agent_is_404(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        agent_id: int,
+        monkeypatch: pytest.MonkeyPatch,
+        delete: Callable[[], None],
+        folder: Path,
+    ) -> None:
+        def make_then_delete(path: Path) -> None:
+            make_dir_durable(path)
+            delete()
+
+        monkeypatch.setattr(storage, "make_dir_durable", make_then_delete)
+        assert detail(upload(client, alice, agent_id), 404) == "Agent not found"
+        assert not folder.exists()
+
+    def test_folder_that_goes_alone_is_our_fault(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        agent_id: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def make_then_lose(path: Path) -> None:
+            make_dir_durable(path)
+            path.rmdir()
+
+        monkeypatch.setattr(storage, "make_dir_durable", make_then_lose)
+        assert detail(upload(client, alice, agent_id), 500) == "Internal server error"
+
+    def test_archived_agent_is_400_and_stays_archived(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        agent_id: int,
+        backend: Backend,
+        monkeypatch: pytest.MonkeyPatch,
+        folder: Path,
+    ) -> None:
+        self.after_writing(backend, monkeypatch, lambda: set_agent_status(agent_id, "archived"))
+        assert "archived" in detail(upload(client, alice, agent_id), 400)
+        assert Agent.get_by_id(agent_id).status == "archived"
+        assert AgentVersion.select().where(AgentVersion.agent == agent_id).count() == 0
+        assert not folder.exists()
+
+    def test_row_that_cannot_be_written_takes_its_artifact_along(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        agent_id: int,
+        monkeypatch: pytest.MonkeyPatch,
+        folder: Path,
+    ) -> None:
+        kept = body_of(upload(client, alice, agent_id), 201)["tarball_path"]
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(versions, "_insert_version", full)
+        detail(upload(client, alice, agent_id), 507)
+        assert files_under(folder) == [kept.removeprefix(f"agents/{agent_id}/")]
 
 
 class TestDownload:

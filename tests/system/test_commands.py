@@ -136,6 +136,19 @@ def test_quickstart_survives_a_lost_account_file(data: Path) -> None:
     assert again["execution"]["status"] == "completed"
 
 
+def test_quickstart_takes_its_archived_agent_up_again(tmp_path: Path) -> None:
+    first = json.loads(quickstart(tmp_path / "data", "--json").stdout)
+    with LiveServer(tmp_path / "data") as live:
+        api = live.api.with_headers(X_API_Key=first["api_key"])
+        path = f"/api/v1/agents/{first['agent_id']}"
+        assert api.call("PATCH", path, {"status": "archived"}).status == 200
+    again = quickstart(tmp_path / "data", "--json")
+    assert again.returncode == 0, again.stderr
+    second = json.loads(again.stdout)
+    assert second["agent_id"] == first["agent_id"]
+    assert second["execution"]["status"] == "completed"
+
+
 def test_quickstart_keeps_its_secrets_to_the_owner(data: Path) -> None:
     quickstart(data)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700

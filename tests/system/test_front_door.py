@@ -1,12 +1,18 @@
 """What is not quite HTTP: refused in JSON, and the server lives on."""
 
+import contextlib
 import json
+import resource
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.live_server import Api, LiveServer
+from anymind_lite.cli._http_server import connection_limit
+from tests.live_server import Api, LiveServer, pack_agent
 
 STRANGE = {
     "nonsense": (b"NONSENSE\r\n\r\n", 400),
@@ -76,3 +82,69 @@ def test_an_upload_without_a_length_is_capped(tmp_path_factory: pytest.TempPathF
             == "draft"
         )
         assert [path for path in (data / "artifacts").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("open_files", "expected"),
+    [
+        (0, 16),
+        (64, 16),
+        (216, 16),
+        (217, 17),
+        (300, 100),
+        (1024, 824),
+        (1199, 999),
+        (1200, 1000),
+        (1_048_576, 1000),
+        (resource.RLIM_INFINITY, 1000),
+    ],
+)
+def test_connections_leave_descriptors_for_the_rest(open_files: int, expected: int) -> None:
+    assert connection_limit(open_files) == expected
+
+
+def test_server_that_may_open_few_files_answers_while_many_connect(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data", open_files=(300, 300)) as live:
+        where = urlsplit(live.url)
+        idle = [socket.create_connection((where.hostname, where.port)) for _ in range(80)]
+        assert live.api.call("GET", "/health").status == 200
+        live.api.new_user("person")
+        for connection in idle:
+            connection.close()
+
+
+def test_soft_limit_of_open_files_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data", open_files=(256, 4000)) as live:
+        limits = resource.prlimit(live.process.pid, resource.RLIMIT_NOFILE)
+        assert limits == (4000, 4000)
+
+
+def test_importing_the_commands_changes_no_limit() -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4000));"
+        "import anymind_lite.cli._running;"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout == b"256\n"
+
+
+def test_slow_readers_hold_no_thread(tmp_path: Path) -> None:
+    few_threads = {"WORKER_CONCURRENCY": "1", "EXECUTION_QUEUE_SIZE": "0"}
+    with LiveServer(tmp_path / "data", settings=few_threads) as live:
+        api = live.api.new_user("reader")
+        agent_id = api.deploy(pack_agent("def handle(payload):\n    return payload\n"))
+        for _ in range(12):
+            assert api.execute(agent_id, {"text": "x" * 1_000_000}).json["status"] == "completed"
+        where = urlsplit(live.url)
+        head = (
+            "GET /api/v1/runtime/executions HTTP/1.1\r\nHost: x\r\n"
+            f"X-API-Key: {api.headers['X-API-Key']}\r\n\r\n"
+        )
+        with contextlib.ExitStack() as stack:
+            for _ in range(18):  # one more than there are threads
+                connection = socket.create_connection((where.hostname, where.port), timeout=30)
+                stack.enter_context(connection)
+                connection.sendall(head.encode())
+                assert connection.recv(12) == b"HTTP/1.1 200"
+            assert live.api.call("GET", "/health").status == 200

@@ -154,3 +154,21 @@ def test_failing_start_leaves_neither_process_nor_lock(
 def test_drain_ends_at_once_when_nothing_runs(backend: Backend) -> None:
     backend.start()
     assert backend.drain(0)
+
+
+@pytest.mark.parametrize(
+    ("left", "is_refused"),
+    [("agents/1/artifacts/agent_1_ab.tar.gz", True), ("agents/1/artifacts", False)],
+)
+def test_lost_database_is_missed_only_beside_artifacts(
+    backend: Backend, settings: Settings, left: str, is_refused: bool
+) -> None:
+    path = settings.storage_path / left
+    if is_refused:
+        path.parent.mkdir(parents=True)
+        path.touch()
+        with pytest.raises(StartupError, match="is missing, but"):
+            backend.start()
+    else:
+        path.mkdir(parents=True)
+        backend.start()

@@ -202,6 +202,42 @@ class TestWriteTransaction:
                 future.result(DEADLINE_SECONDS)
         assert Agent.get_by_id(agent.id).current_version_id == 400
 
+    def test_other_programs_are_kept_from_writing_from_the_first_statement(
+        self, rows: Rows, tmp_path: Path
+    ) -> None:
+        user = rows.user()
+        other = sqlite3.connect(tmp_path / "anymind.sqlite3", timeout=0, isolation_level=None)
+        with write_transaction():
+            User.get_by_id(user.id)  # only read, as yet
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+            User.update(full_name="mine").execute()
+        other.execute("BEGIN IMMEDIATE")
+        other.close()
+
+    def test_threads_stand_in_line_and_do_not_poll_the_file(
+        self, database: ServerDatabase, rows: Rows
+    ) -> None:
+        user = rows.user()
+        is_connected = threading.Event()
+
+        def write() -> None:
+            database.execute_sql("PRAGMA busy_timeout = 0")  # who polls gives up at once
+            is_connected.set()
+            with write_transaction():
+                User.update(full_name="second").execute()
+
+        with ThreadPoolExecutor(1) as thread:
+            with write_transaction():
+                User.update(full_name="first").execute()
+                second = thread.submit(write)
+                assert is_connected.wait(DEADLINE_SECONDS)
+                # Never ends while the first stands: with the lock it waits, without it fails.
+                with pytest.raises(TimeoutError):
+                    second.result(0.2)
+            second.result(DEADLINE_SECONDS)
+        assert User.get_by_id(user.id).full_name == "second"
+
     def test_a_reader_sees_the_old_row_until_the_end(self, rows: Rows) -> None:
         user = rows.user()
 

@@ -42,6 +42,7 @@ OWNERS = {
     "flask_smorest": ("routes",),
     "flask_cors": ("app",),
     "flask_limiter": ("routes",),
+    "limits": ("routes",),
     "marshmallow": ("routes",),
     "huey": ("tasks",),
     "waitress": ("cli",),

@@ -11,6 +11,7 @@ import pytest
 
 from anymind_lite import storage
 from anymind_lite.errors import BuildError, InvalidInput, TooLarge
+from anymind_lite.files import make_dir_durable
 from anymind_lite.storage import ArtifactStore
 from tests.live_server import pack_agent
 from tests.waiting import DEADLINE_SECONDS
@@ -105,6 +106,58 @@ class TestSaveArtifact:
             store.save_artifact(5, [ARCHIVE])
         assert files_under(tmp_path) == []
 
+    def test_file_and_folder_are_synced_before_it_is_acknowledged(
+        self, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "artifacts" / "agents" / "5" / "artifacts"
+        events: list[str] = []
+        fsync, rename = os.fsync, Path.rename
+
+        def note_fsync(fd: int) -> None:
+            path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+            events.append(f"fsync {'file' if path.is_file() else path.name}")
+            fsync(fd)
+
+        def note_rename(path: Path, target: Path) -> Path:
+            assert target.parent == folder
+            events.append("rename")
+            return rename(path, target)
+
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(Path, "rename", note_rename)
+        store.save_artifact(5, [ARCHIVE])
+        made = ["fsync artifacts", "fsync agents", "fsync 5"]
+        assert events == ["fsync file", *made, "rename", "fsync artifacts"]
+        events.clear()
+        store.save_artifact(5, [ARCHIVE])
+        assert events == ["fsync file", "rename", "fsync artifacts"]
+
+    @pytest.mark.parametrize(("times", "is_saved"), [(1, True), (2, False)])
+    def test_a_folder_that_vanishes_is_made_once_more(
+        self,
+        store: ArtifactStore,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        times: int,
+        is_saved: bool,
+    ) -> None:
+        vanished: list[Path] = []
+
+        def make_and_lose(path: Path) -> None:
+            make_dir_durable(path)
+            if len(vanished) < times:
+                vanished.append(path)
+                path.rmdir()
+
+        monkeypatch.setattr(storage, "make_dir_durable", make_and_lose)
+        if is_saved:
+            saved = store.save_artifact(5, [ARCHIVE])
+            assert files_under(tmp_path) == [f"artifacts/{saved.path}"]
+        else:
+            with pytest.raises(FileNotFoundError):
+                store.save_artifact(5, [ARCHIVE])
+            assert files_under(tmp_path) == []
+
 
 class TestVerifyArtifact:
     def test_takes_what_was_saved(self, store: ArtifactStore) -> None:
@@ -137,6 +190,15 @@ class TestVerifyArtifact:
         store.discard_artifact(saved.path)
         store.discard_artifact(saved.path)
         assert files_under(tmp_path) == []
+
+    def test_the_last_discarded_takes_the_empty_folders_along(
+        self, store: ArtifactStore, tmp_path: Path
+    ) -> None:
+        first, second = (store.save_artifact(5, [ARCHIVE]) for _ in range(2))
+        store.discard_artifact(first.path)
+        assert files_under(tmp_path) == [f"artifacts/{second.path}"]
+        store.discard_artifact(second.path)
+        assert os.listdir(tmp_path / "artifacts" / "agents") == []
 
 
 def write_code(folder: Path, root: str = "", text: str = "code") -> str:
