@@ -14,9 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from anymind_lite.sandbox.in_child.layers import LAYERS, Confinement
+from anymind_lite.sandbox.in_child.layers import LAYERS, Confinement, posix
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
-from anymind_lite.sandbox.in_child.layers import posix
 from anymind_lite.sandbox.in_zygote.root_folder import enter_new_root, find_runtime
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import (
