@@ -1,7 +1,7 @@
 """The child: from the fork to the exit, in order.
 
 Runs in the child, trusted until `runner.run` imports the entrypoint. Nothing returns from
-`child_main`: falling back into the zygote's loop would make two zygotes.
+`child_main`, and the zygote's loop is no longer on the stack when it is called.
 """
 
 import fcntl
@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from typing import NoReturn
 
 from anymind_lite.sandbox.in_child import runner
@@ -24,41 +25,63 @@ from anymind_lite.sandbox.protocol import (
     read_job,
 )
 
+# Agent code shares the modules and may have replaced what stands in them.
+# (test_agent_cannot_return_from_the_child)
+_exit, _getpid, _kill = os._exit, os.getpid, os.kill
 
-def child_main(
-    report_fd: int,
-    log_fd: int,
-    job_fd: int,
-    *,
-    zygote_pid: int,
-    proc_fd: int = -1,
-    has_init: bool = False,
-) -> NoReturn:
-    """Take the descriptors, apply every layer, run the job, exit.
 
-    `proc_fd` is at least SAFE_FD, and -1 without namespaces. With an init this process is in its
-    pid namespace.
+@dataclass(frozen=True)
+class Birth:
+    """What a child gets from the zygote at the fork.
+
+    `proc_fd` is at least SAFE_FD, and -1 without namespaces. With an init the child is in its pid
+    namespace.
     """
+
+    report_fd: int
+    log_fd: int
+    job_fd: int
+    zygote_pid: int
+    proc_fd: int = -1
+    has_init: bool = False
+
+
+def child_main(birth: Birth) -> NoReturn:
+    """Take the descriptors, apply every layer, run the job, exit."""
     try:
         _reset_signals()
-        _lay_out_descriptors(report_fd, log_fd, job_fd)
+        _lay_out_descriptors(birth.report_fd, birth.log_fd, birth.job_fd)
         job, places = read_job(JOB_FD)
         confinement = Confinement(
             limits=job.limits,
             scratch_dir=places.scratch_dir,
             # A parent outside of the pid namespace is 0 in it.
-            parent_pid=0 if has_init else zygote_pid,
+            parent_pid=0 if birth.has_init else birth.zygote_pid,
             code_name=places.code_name,
-            proc_fd=proc_fd,
-            has_init=has_init,
+            proc_fd=birth.proc_fd,
+            has_init=birth.has_init,
         )
         if _confine(confinement):
             _open_standard_streams()
             gc.enable()
             _run(job, confinement)
-        os._exit(0)
+        code = 0
     except BaseException:  # noqa: BLE001 - an edge: the parent sees the exit without a frame
-        os._exit(70)  # EX_SOFTWARE (sysexits.h)
+        code = 70  # EX_SOFTWARE (sysexits.h)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Exit, whatever agent code has made of this process; by SIGKILL if all else fails."""
+    while True:
+        try:
+            _exit(code)
+        except BaseException:  # noqa: BLE001, S110 - such as from a signal handler of the agent's
+            pass
+        try:
+            _kill(_getpid(), signal.SIGKILL)
+        except BaseException:  # noqa: BLE001, S110 - as above
+            pass
 
 
 def _reset_signals() -> None:

@@ -4,8 +4,8 @@ Runs in the child, inside all layers. The agent's code shares this address space
 written here can be forged by the agent, and the server takes it as such.
 """
 
-import contextlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -26,6 +26,11 @@ from anymind_lite.sandbox.protocol import (
 
 _MAX_TEXT = 2000
 
+# Agent code shares the modules and may have replaced what stands in them.
+_dumps, _loads, _pack, _write = json.dumps, json.loads, HEADER.pack, os.write
+# The name in the type itself: a metaclass can make its attribute raise.
+_type_name: Callable[[type], str] = type.__dict__["__name__"].__get__
+
 
 class _Failed(Exception):
     """The job ended; the arguments are what to report."""
@@ -40,12 +45,25 @@ def run(job: Job) -> None:
     """Carry the job out and report. The frame is the last thing written."""
     payload = _read_payload()
     _forget_ourselves()
-    try:
-        body = _validate(job) if job.mode is Mode.VALIDATE else _execute(job, payload)
-    except _Failed as failure:
-        body = _encode({"kind": failure.kind, **failure.details})
+    body = _carry_out(job, payload)
     _flush_streams()
     _write_frame(body)
+
+
+def _carry_out(job: Job, payload: bytes) -> bytes:
+    try:
+        return _validate(job) if job.mode is Mode.VALIDATE else _execute(job, payload)
+    except _Failed as failure:
+        return _encode_failure(failure)
+    except BaseException:  # noqa: BLE001 - a signal handler of the agent's, or a patched module
+        return _encode_failure(_Failed(ReportKind.EXCEPTION, "the agent disturbed its own end"))
+
+
+def _encode_failure(failure: _Failed) -> bytes:
+    try:
+        return _encode({"kind": failure.kind, **failure.details})
+    except BaseException:  # noqa: BLE001 - an agent's exception may hold anything for a line number
+        return _encode({"kind": failure.kind, "message": failure.details["message"]})
 
 
 def report(kind: ReportKind, **details: Any) -> None:
@@ -54,7 +72,7 @@ def report(kind: ReportKind, **details: Any) -> None:
 
 
 def _encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    return _dumps(message, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _read_payload() -> bytes:
@@ -72,35 +90,41 @@ def _forget_ourselves() -> None:
 
 def _validate(job: Job) -> bytes:
     function = _load(job)
-    import inspect
+    _guarded(job, lambda: _check_signature(job.entrypoint, function), kind=ReportKind.IMPORT_FAILED)
+    return _encode({"kind": ReportKind.VALIDATED})
 
+
+def _check_signature(entrypoint: str, function: Callable[[Any], Any]) -> None:
     try:
         inspect.signature(function).bind({})
     except TypeError as exc:
         raise _Failed(
             ReportKind.IMPORT_FAILED,
-            f"{job.entrypoint} must take one argument, the payload ({exc})",
+            f"{entrypoint} must take one argument, the payload ({_text_of(exc)})",
         ) from exc
     except ValueError:
         pass  # No signature to be had (a builtin): the first execution will tell.
-    return _encode({"kind": ReportKind.VALIDATED})
 
 
 def _execute(job: Job, payload: bytes) -> bytes:
     function = _load(job)
-    result = _guarded(job, lambda: _call(function, json.loads(payload)))
-    value = result if isinstance(result, dict) else {"result": result}
-    text = _result_json(value, job.limits.report_bytes)
+    result = _guarded(job, lambda: _call(function, _loads(payload)))
+    # Guarded too: a class of the agent's own may iterate as it likes.
+    text = _guarded(job, lambda: _result_json(result, job.limits.report_bytes))
     return b'{"kind":"%s","result":%s}' % (ReportKind.RETURNED.encode(), text)
 
 
 def _load(job: Job) -> Callable[[Any], Any]:
-    module_name, _, function_name = job.entrypoint.partition(":")
     sys.path.insert(0, job.code_dir)
     sys.dont_write_bytecode = True
-    module = _guarded(
-        job, lambda: importlib.import_module(module_name), kind=ReportKind.IMPORT_FAILED
+    return _guarded(  # type: ignore[no-any-return]
+        job, lambda: _find(job.entrypoint), kind=ReportKind.IMPORT_FAILED
     )
+
+
+def _find(entrypoint: str) -> Any:
+    module_name, _, function_name = entrypoint.partition(":")
+    module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)
     if function is None:
         raise _Failed(
@@ -109,8 +133,8 @@ def _load(job: Job) -> Callable[[Any], Any]:
             names=_public_functions(module)[:20],
         )
     if not callable(function):
-        raise _Failed(ReportKind.IMPORT_FAILED, f"{job.entrypoint} is not callable")
-    return function  # type: ignore[no-any-return]
+        raise _Failed(ReportKind.IMPORT_FAILED, f"{entrypoint} is not callable")
+    return function
 
 
 def _public_functions(module: types.ModuleType) -> list[str]:
@@ -134,6 +158,8 @@ def _guarded(job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.
     """Run agent code; turn whatever it raises into a report, the traceback into the log."""
     try:
         return action()
+    except _Failed:
+        raise
     except MemoryError as exc:
         raise _Failed(ReportKind.OUT_OF_MEMORY, "the agent ran out of memory") from exc
     except SystemExit as exc:
@@ -141,42 +167,76 @@ def _guarded(job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.
     except BaseException as exc:  # an edge: this is where agent code ends
         where = _print_traceback(exc, job.code_dir)
         raise _Failed(
-            kind, _one_line(exc), type=type(exc).__name__, **where, **_missing(exc)
+            kind, _one_line(exc), type=_type_name(type(exc)), **where, **_missing(exc)
         ) from exc
 
 
+def _is_a(value: object, kind: type) -> bool:
+    """Tell what a value is; isinstance() asks its `__class__`, which an agent can make raise."""
+    return issubclass(type(value), kind)
+
+
 def _exit_code(exc: SystemExit) -> int:
-    if exc.code is None:
-        return 0
-    return exc.code if isinstance(exc.code, int) else 1
+    try:
+        code = exc.code
+        if code is None:
+            return 0
+        number = int.__int__(code) if _is_a(code, int) else 1  # type: ignore[arg-type]
+    except BaseException:  # noqa: BLE001 - `code` may be a property of the agent's
+        return 1
+    return number if abs(number) < 2**31 else 1
 
 
 def _one_line(exc: BaseException) -> str:
+    name, text = _type_name(type(exc)), _text_of(exc)
+    return f"{name}: {text}"[:_MAX_TEXT] if text else name
+
+
+def _text_of(exc: BaseException) -> str:
+    """Return an exception's text in one line, "" where it has none."""
     try:
         # A SyntaxError's str() ends in its file and line, which are reported beside it.
-        text = " ".join(str(exc.msg if isinstance(exc, SyntaxError) else exc).split())
-    except Exception:  # noqa: BLE001 - the agent's own __str__
-        text = ""
-    return f"{type(exc).__name__}: {text}"[:_MAX_TEXT] if text else type(exc).__name__
+        said = exc.msg if _is_a(exc, SyntaxError) else exc  # type: ignore[attr-defined]
+        return " ".join(str.split(str(said)))
+    except BaseException:  # noqa: BLE001 - the agent's own __str__
+        return ""
 
 
 def _missing(exc: BaseException) -> dict[str, Any]:
     """Name the module that an import did not find."""
-    if isinstance(exc, ModuleNotFoundError) and isinstance(exc.name, str):
+    # Its own type alone: a subclass's `name` may be anything.
+    if type(exc) is ModuleNotFoundError and type(exc.name) is str:
         return {"missing_module": exc.name[:_MAX_TEXT]}
     return {}
 
 
 def _print_traceback(exc: BaseException, code_dir: str) -> dict[str, Any]:
-    """Print the agent's frames to the log; return the innermost one as file and line."""
+    """Print the agent's frames to the log; return the innermost one as file and line.
+
+    An exception that does not let itself be looked at is named there, without its frames.
+    """
+    try:
+        text, where = _tell(exc, code_dir)
+    except BaseException:  # noqa: BLE001 - the agent's own class, or its patched modules
+        text, where = f"{_one_line(exc)}\n", {}
+    _flush_streams()
+    # Past sys.stderr, which the agent may have closed or replaced.
+    try:
+        _write_all(2, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # The descriptor is closed: there is no log any more.
+    return where
+
+
+def _tell(exc: BaseException, code_dir: str) -> tuple[str, dict[str, Any]]:
     told = traceback.TracebackException.from_exception(exc, compact=True)
     _keep_agent_frames(told, code_dir + os.sep)
-    sys.stderr.write("".join(told.format()))
+    text = "".join(told.format())
     if isinstance(exc, SyntaxError) and exc.filename and exc.lineno:
-        return {"file": exc.filename.removeprefix(code_dir + os.sep), "line": exc.lineno}
+        return text, {"file": exc.filename.removeprefix(code_dir + os.sep), "line": exc.lineno}
     if told.stack:
-        return {"file": told.stack[-1].filename, "line": told.stack[-1].lineno}
-    return {}
+        return text, {"file": told.stack[-1].filename, "line": told.stack[-1].lineno}
+    return text, {}
 
 
 def _keep_agent_frames(told: traceback.TracebackException, prefix: str) -> None:
@@ -196,10 +256,11 @@ def _keep_agent_frames(told: traceback.TracebackException, prefix: str) -> None:
         waiting += [one.__cause__, one.__context__, *(one.exceptions or ())]
 
 
-def _result_json(value: dict[Any, Any], max_bytes: int) -> bytes:
-    """Write the result as JSON of at most `max_bytes`."""
+def _result_json(result: Any, max_bytes: int) -> bytes:
+    """Write the result as a JSON object of at most `max_bytes`."""
+    value = result if _is_a(result, dict) else {"result": result}
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
+        text = _dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
     except RecursionError as exc:
         raise _Failed(ReportKind.NOT_JSON, "it is nested too deeply") from exc
     except MemoryError as exc:
@@ -207,20 +268,25 @@ def _result_json(value: dict[Any, Any], max_bytes: int) -> bytes:
     except UnicodeEncodeError as exc:
         raise _Failed(ReportKind.NOT_JSON, "a text holds half of a surrogate pair") from exc
     except (TypeError, ValueError) as exc:
-        raise _Failed(ReportKind.NOT_JSON, str(exc)) from exc
+        raise _Failed(ReportKind.NOT_JSON, _text_of(exc)) from exc
     if len(text) > max_bytes:
         raise _Failed(ReportKind.OUTPUT_TOO_LARGE, "", bytes=len(text))
     return text
 
 
 def _flush_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        # The agent may have closed or replaced it.
-        with contextlib.suppress(Exception):
-            stream.flush()
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except BaseException:  # noqa: BLE001, S110 - the agent may have closed or replaced it
+            pass
 
 
 def _write_frame(body: bytes) -> None:
-    view = memoryview(HEADER.pack(len(body)) + body)
+    _write_all(REPORT_FD, _pack(len(body)) + body)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
     while view:
-        view = view[os.write(REPORT_FD, view) :]
+        view = view[_write(fd, view) :]

@@ -16,7 +16,7 @@ from typing import Any
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.layers import linux_seccomp, posix
 from anymind_lite.sandbox.in_child.layers.linux_namespaces import be_init
-from anymind_lite.sandbox.in_child.main import child_main
+from anymind_lite.sandbox.in_child.main import Birth
 from anymind_lite.sandbox.protocol import receive_message, send_message
 
 _SWEEP_SECONDS = 5.0
@@ -52,6 +52,7 @@ class Zygote:
             self._own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         self._runs: dict[int, Run] = {}
         self._ending: dict[int, Run] = {}  # by the init that is still to be reaped
+        self._birth: Birth | None = None
         self._pid = os.getpid()
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
@@ -71,13 +72,13 @@ class Zygote:
         self._exits = readable
         return readable
 
-    def serve(self) -> None:
-        """Serve until the server hangs up."""
+    def serve(self) -> Birth | None:
+        """Serve until the server hangs up; in every child return what it was born with."""
         while True:
             for key, _events in self._selector.select(self._seconds_to_next_deadline()):
                 if key.fileobj is self._control:
                     if not self._take_job():
-                        return
+                        return self._birth
                 elif key.fd == self._exits:
                     self._drain_exits()
                 elif key.data in self._runs:
@@ -86,7 +87,9 @@ class Zygote:
             self._reap()
 
     def stop(self) -> None:
-        """Kill every child and whatever they left."""
+        """Kill every child and whatever they left; in a child do nothing."""
+        if os.getpid() != self._pid:
+            return
         for run in self._runs.values():
             self._kill(run)
         self._runs.clear()
@@ -97,7 +100,7 @@ class Zygote:
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
     def _take_job(self) -> bool:
-        """Fork a child for the next job; return False when the server hung up."""
+        """Fork a child for the next job; return False in it, and when the server hung up."""
         try:
             message, fds = receive_message(self._control)
         except (EOFError, OSError):
@@ -107,9 +110,10 @@ class Zygote:
         try:
             self._start(lease, child_fds, message)
         finally:
-            for fd in child_fds:
-                os.close(fd)
-        return True
+            if self._birth is None:
+                for fd in child_fds:
+                    os.close(fd)
+        return self._birth is None
 
     def _start(self, lease: socket.socket, child_fds: list[int], message: dict[str, Any]) -> None:
         has_init = self._has_namespaces and bool(message["allows_processes"])
@@ -120,6 +124,9 @@ class Zygote:
                 pid, init_pid = self._fork(child_fds), -1
         except OSError as exc:
             _tell(lease, {"error": f"fork: {exc.strerror}"})
+            lease.close()
+            return
+        if self._birth is not None:
             lease.close()
             return
         run = Run(pid, init_pid, lease, time.monotonic() + float(message["wall_seconds"]))
@@ -134,15 +141,21 @@ class Zygote:
         pid = os.fork()
         if pid == 0:
             report_fd, log_fd, job_fd = child_fds
-            child_main(
-                report_fd,
-                log_fd,
-                job_fd,
-                zygote_pid=self._pid,
-                proc_fd=self._proc_fd,
-                has_init=has_init,
-            )
+            self._birth = Birth(report_fd, log_fd, job_fd, self._pid, self._proc_fd, has_init)
+            self._forget_runs()
         return pid
+
+    def _forget_runs(self) -> None:
+        """Let go, in a child, of what belongs to the other runs; agent code can find any object.
+
+        Closing is all: the zygote's epoll is shared, and to unregister here would unregister there.
+        """
+        for run in (*self._runs.values(), *self._ending.values()):
+            run.lease.close()
+        self._runs.clear()
+        self._ending.clear()
+        self._selector.close()
+        self._control.close()
 
     def _fork_with_init(self, child_fds: list[int]) -> tuple[int, int]:
         """Fork process 1 of a new pid namespace and the child beside it; return child, init.
@@ -162,7 +175,8 @@ class Zygote:
         finally:
             # The kernel refuses the next unshare while children go elsewhere already
             # (copy_pid_ns), so go on as if there had been none.
-            linux.setns(self._own_pids_fd, linux.CLONE_NEWPID)
+            if self._birth is None:
+                linux.setns(self._own_pids_fd, linux.CLONE_NEWPID)
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
@@ -304,8 +318,12 @@ def _parent_of(pid: int) -> int:
         return -1
 
 
-def serve(control: socket.socket, *, proc_fd: int = -1) -> None:
-    """Prepare once what every child inherits, then serve until the server hangs up."""
+def serve(control: socket.socket, *, proc_fd: int = -1) -> Birth | None:
+    """Prepare once what every child inherits, then serve until the server hangs up.
+
+    Returns in every child too, with what it was born with: the caller hands that to `child_main`,
+    when nothing of the zygote is on the stack any more.
+    """
     if posix.IS_LINUX:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     if linux_seccomp.is_offered():
@@ -317,6 +335,6 @@ def serve(control: socket.socket, *, proc_fd: int = -1) -> None:
     gc.freeze()
     gc.disable()
     try:
-        zygote.serve()
+        return zygote.serve()
     finally:
         zygote.stop()

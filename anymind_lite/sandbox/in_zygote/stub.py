@@ -13,19 +13,30 @@ import site
 import socket
 import sys
 from dataclasses import asdict, replace
-from typing import NoReturn
 
 _PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 if __name__ == "__main__":
     sys.path.insert(0, _PROJECT_DIR)  # -I leaves the script's folder out; removed before serving
 
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
+from anymind_lite.sandbox.in_child.main import Birth, child_main
 from anymind_lite.sandbox.in_zygote.main import serve
 from anymind_lite.sandbox.in_zygote.spaces import Refused, SetUpFailed, enter_namespaces, probe
 from anymind_lite.sandbox.protocol import Ground, send_message
 
 
 def main() -> None:
+    """Be the stub, the zygote, and in the end each child.
+
+    All of them return to here: a child has the frames of nobody else below its own.
+    (test_agent_finds_nothing_of_the_zygote)
+    """
+    birth = _serve()
+    if birth is not None:
+        child_main(birth)
+
+
+def _serve() -> Birth | None:
     """Find out what there is, and serve on the strongest ground."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
@@ -38,13 +49,13 @@ def main() -> None:
     ground = _find_ground()
     # Outside of any `except`: an agent's traceback would show what was being handled.
     if ground.has_namespaces:
-        _serve_in_namespaces(control, ground)
+        return _serve_in_namespaces(control, ground)
     _tell(control, ground)
     if ground.error:
         select.select([control], [], [])  # until the server hangs up: it refuses every job itself
-    else:
-        os.chdir("/")
-        serve(control)
+        return None
+    os.chdir("/")
+    return serve(control)
 
 
 def _find_ground() -> Ground:
@@ -60,7 +71,7 @@ def _tell(control: socket.socket, ground: Ground) -> None:
     send_message(control, asdict(ground))
 
 
-def _serve_in_namespaces(control: socket.socket, ground: Ground) -> NoReturn:
+def _serve_in_namespaces(control: socket.socket, ground: Ground) -> Birth | None:
     proc_fd = enter_namespaces()
     stub = os.pidfd_open(os.getpid())
     zygote = os.fork()
@@ -69,8 +80,10 @@ def _serve_in_namespaces(control: socket.socket, ground: Ground) -> NoReturn:
         if select.select([stub], [], [], 0)[0]:
             os._exit(0)  # the stub died before that line
         os.close(stub)
-        serve(control, proc_fd=proc_fd)
-        os._exit(0)
+        birth = serve(control, proc_fd=proc_fd)
+        if birth is None:
+            os._exit(0)
+        return birth
     os.close(stub)
     os.close(proc_fd)
     _tell(control, replace(ground, zygote_pid=zygote))
