@@ -113,7 +113,7 @@ def execute_agent(
     the agent is a row with status failed, not an error.
     """
     version = _runnable_version(user, agent_id)
-    payload_text = json.dumps(payload, ensure_ascii=False)
+    payload_text = _json_text(payload)
     with executor.slots.reserve() as reservation:
         # Asked once: another thread may hand the slot over while the row is written, and what the
         # row says is what must be done. (test_a_slot_that_comes_while_the_row_is_written)
@@ -124,6 +124,11 @@ def execute_agent(
         outcome = _run(execution, version, payload_text, executor)
         finish_execution(execution.id, outcome)  # before the slot is free: a stop waits for it
     return get_execution(user, execution.id)
+
+
+def _json_text(value: Any) -> str:
+    """Write a payload or a result as it is kept and answered."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _runnable_version(user: User, agent_id: int) -> AgentVersion:
@@ -208,7 +213,7 @@ def finish_execution(execution_id: int, outcome: Outcome) -> bool:
         changed = (
             Execution.update(
                 status=_final_status(outcome.reason),
-                output_data=None if result is None else json.dumps(result, ensure_ascii=False),
+                output_data=None if result is None else _json_text(result),
                 error_message=outcome.message or None,
                 logs=outcome.logs or None,
                 finished_at=now,
