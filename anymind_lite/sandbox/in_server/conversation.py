@@ -171,8 +171,13 @@ class Conversation:
                 pass
 
     def observed(self, failure: str, started_at: float) -> Observed:
-        """Return what was seen."""
+        """Return what was seen.
+
+        A zygote that had to be killed could not tell how an overdue job ended. If the agent had
+        started and never reported it is a timeout nevertheless.
+        """
         seen = self._exit or {}
+        has_outrun = self._is_overdue and self._pidfd is not None and not self._report
         return Observed(
             status=seen.get("status"),
             report=bytes(self._report),
@@ -180,7 +185,7 @@ class Conversation:
             is_timed_out=self._is_overdue or bool(seen.get("timed_out")),
             is_cancelled=self._is_cancelled,
             is_log_flood=self._is_log_flood,
-            failure=failure or self._failure,
+            failure=failure or ("" if has_outrun else self._failure),
             cpu_ms=seen.get("cpu_ms", 0),
             max_rss_kb=seen.get("max_rss_kb", 0),
             duration_ms=round((time.monotonic() - started_at) * 1000),

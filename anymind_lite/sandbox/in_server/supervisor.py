@@ -4,7 +4,6 @@ Runs in the server, which holds secrets. Each job is driven by the thread that a
 thread of the supervisor's own only replaces a zygote that died.
 """
 
-import errno
 import logging
 import socket
 import subprocess
@@ -13,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +35,8 @@ _STUB_PATH = Path(__file__).parent.parent / "in_zygote" / "stub.py"
 _STOP_SECONDS = 5.0
 _RESPAWN_PAUSE_SECONDS = 0.2
 _START_SECONDS = 30.0
+_HAND_OVER_SECONDS = 5.0
+_SEND_SECONDS = 5.0
 
 
 class Supervisor:
@@ -50,20 +51,23 @@ class Supervisor:
         self._scratch_parent = scratch_parent
         self._code_parent = code_parent
         self._ground = Ground(zygote_pid=0, error="it was not started")
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # never held while waiting for another process
+        self._changed = threading.Condition(self._lock)
+        self._sending = threading.Lock()  # taken before the other one, never inside it
         self._conversations: dict[str, Conversation] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._is_stopping = False
+        self._socket: socket.socket | None = None
+        self._control: socket.socket | None = None  # the same one, while its zygote serves
+        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Start the zygote; call it before the process has other threads."""
-        remove_tree(self._scratch_parent)
-        self._scratch_parent.mkdir(parents=True, mode=0o700)
+        _remove_scratch(self._scratch_parent)
+        self._scratch_parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         self._code_parent.mkdir(parents=True, exist_ok=True)
         # A root server's sandbox is another user, who passes through to the one version's code.
         self._code_parent.chmod(0o711)
-        self._is_stopping = False
+        self._stopping.clear()
         self._spawn()
         self._watcher = threading.Thread(
             target=self._replace_dead_zygotes, name="zygote-watch", daemon=True
@@ -72,18 +76,19 @@ class Supervisor:
 
     def stop(self) -> None:
         """Kill every job and the zygote, and wait until they are gone."""
-        self._is_stopping = True
         with self._lock:
-            process, control = self._process, self._control
+            self._stopping.set()
+            self._changed.notify_all()
+            process, control = self._process, self._socket
         if control is not None:
-            control.close()
+            _shut_down(control)  # the watcher closes it
         if process is not None:
             try:
                 process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
             self._watcher.join()
-        remove_tree(self._scratch_parent)
+        _remove_scratch(self._scratch_parent)
 
     @property
     def zygote_pid(self) -> int | None:
@@ -111,11 +116,11 @@ class Supervisor:
         Returns within the wall limit and a few seconds, whatever the agent does.
         """
         started_at = time.monotonic()
-        with self._scratch_dir() as scratch_dir, Conversation(job.limits) as conversation:
+        with ExitStack() as folders, Conversation(job.limits) as conversation:
             with self._registered(key, conversation):
                 failure = ""
                 if is_wanted():
-                    failure = self._hand_over(conversation, job, scratch_dir, payload)
+                    failure = self._hand_over(conversation, job, payload, folders=folders)
                 else:
                     conversation.cancel()
                 if not failure:
@@ -137,21 +142,6 @@ class Supervisor:
         return True
 
     @contextmanager
-    def _scratch_dir(self) -> Iterator[Path | None]:
-        """Make a folder on the host where a run cannot have one of its own."""
-        if self._ground.has_namespaces:
-            yield None
-            return
-        path = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._scratch_parent))
-        try:
-            yield path
-        finally:
-            try:
-                remove_tree(path)
-            except OSError:
-                logger.exception("event=scratch_not_removed path=%s", path)
-
-    @contextmanager
     def _registered(self, key: str, conversation: Conversation) -> Iterator[None]:
         with self._lock:
             self._conversations[key] = conversation
@@ -163,69 +153,143 @@ class Supervisor:
             conversation.ended.set()
 
     def _hand_over(
-        self, conversation: Conversation, job: Job, scratch_dir: Path | None, payload: bytes
+        self, conversation: Conversation, job: Job, payload: bytes, *, folders: ExitStack
     ) -> str:
-        """Send the job to the zygote; return what went wrong, or nothing."""
-        with self._lock:
-            if self._is_stopping or self._control is None:
-                return "The server is stopping."
-            if self._ground.error:
-                return f"Sandbox set-up failed ({self._ground.error})."
-            try:
-                text = self._encode(job, scratch_dir, payload)
-                conversation.hand_over(self._control, job, text)
-            except OSError as exc:
-                return f"The sandbox could not take the job ({exc.strerror})."
-        return ""
+        """Send the job to the zygote; return what went wrong, or nothing.
 
-    def _encode(self, job: Job, scratch_dir: Path | None, payload: bytes) -> bytes:
+        A zygote that died before it could take the job is waited for, as another follows it.
+        `folders` removes in the end what was made on the host.
+        """
+        deadline = time.monotonic() + _HAND_OVER_SECONDS
+        while True:
+            control, ground = self._wait_for_zygote(deadline)
+            if self._stopping.is_set():
+                return "The server is stopping."
+            if ground.error:
+                return f"Sandbox set-up failed ({ground.error})."
+            if control is None:
+                return "The sandbox is being started again."
+            try:
+                text = self._encode(job, ground, payload, folders)
+                if self._send(control, conversation, job, text):
+                    return ""
+            except OSError as exc:
+                logger.exception("event=hand_over_failed")
+                return f"The sandbox could not take the job ({exc.strerror or exc})."
+
+    def _wait_for_zygote(self, deadline: float) -> tuple[socket.socket | None, Ground]:
+        with self._lock:
+            while self._control is None and not self._stopping.is_set():
+                seconds = deadline - time.monotonic()
+                if seconds <= 0:
+                    break
+                self._changed.wait(seconds)
+            return self._control, self._ground
+
+    def _send(
+        self, control: socket.socket, conversation: Conversation, job: Job, text: bytes
+    ) -> bool:
+        """Send on the control socket; return False when its zygote is gone. Raises OSError.
+
+        Under a lock of its own: `cancel` and `stop` must not wait for a zygote that does not read.
+        """
+        with self._sending:
+            if self._control is not control:
+                return False
+            try:
+                conversation.hand_over(control, job, text)
+            except (BrokenPipeError, ConnectionResetError):
+                self._disown(control)
+                return False
+            except TimeoutError:
+                # Half a frame may have been sent: nothing more can be said on this socket.
+                self._disown(control)
+                self._kill_zygote()
+                raise
+        return True
+
+    def _disown(self, control: socket.socket) -> None:
+        with self._lock:
+            if self._control is control:
+                self._control = None
+
+    def _encode(self, job: Job, ground: Ground, payload: bytes, folders: ExitStack) -> bytes:
         """Write the job with the folders as its child will see them."""
-        if not self._ground.has_namespaces:
-            if scratch_dir is None:  # the zygote was replaced by one without namespaces just now
-                raise OSError(errno.EAGAIN, "the sandbox has just changed")
-            return encode_job(job, Places(str(scratch_dir)), payload)
+        if not ground.has_namespaces:
+            return encode_job(job, Places(str(self._make_scratch_dir(folders))), payload)
         name = ""
         if job.code_dir:
             name = str(Path(job.code_dir).relative_to(self._code_parent))
         return encode_job(replace(job, code_dir=AGENT_DIR), Places(SCRATCH_DIR, name), payload)
 
+    def _make_scratch_dir(self, folders: ExitStack) -> Path:
+        """Make a folder on the host for a run that cannot have one of its own."""
+        # Without namespaces an agent can delete the parent too.
+        self._scratch_parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._scratch_parent))
+        folders.callback(_remove_scratch, path)
+        return path
+
     def _spawn(self) -> None:
+        """Start a zygote and hear what it stands on. Raises OSError."""
+        control, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = self._start_stub(theirs)
+            except BaseException:
+                control.close()
+                raise
         with self._lock:
-            if self._is_stopping:
-                return
-            self._control, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_STUB_PATH), str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    env={"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"},
-                    cwd=self._code_parent,  # how it learns of it: a path would have to be readable
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C in the server's terminal is not for the zygote
-                )
-            self._ground = _hear_ground(self._control)
+            self._process, self._socket = process, control
+            if self._stopping.is_set():
+                process.kill()  # `stop` came before it could see this one
+        ground = _hear_ground(control)
+        with self._lock:
+            self._control, self._ground = control, ground
+            self._changed.notify_all()
         logger.log(
-            logging.ERROR if self._ground.error else logging.INFO,
+            logging.ERROR if ground.error else logging.INFO,
             "event=zygote_started pid=%d namespaces=%s note=%r error=%r",
-            self._ground.zygote_pid,
-            self._ground.has_namespaces,
-            self._ground.note,
-            self._ground.error,
+            ground.zygote_pid,
+            ground.has_namespaces,
+            ground.note,
+            ground.error,
+        )
+
+    def _start_stub(self, theirs: socket.socket) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_STUB_PATH), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"},
+            cwd=self._code_parent,  # how it learns of it: a path would have to be readable
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the server's terminal is not for the zygote
         )
 
     def _replace_dead_zygotes(self) -> None:
-        while True:
-            process, control = self._process, self._control
-            if process is None or control is None:
+        while self._process is not None:
+            status = self._process.wait()
+            self._retire()
+            if self._stopping.is_set():
                 return
-            status = process.wait()
-            if self._is_stopping:
-                return
-            control.close()
             logger.error("event=zygote_died status=%s", status)
-            time.sleep(_RESPAWN_PAUSE_SECONDS)
-            self._spawn()
+            while not self._stopping.wait(_RESPAWN_PAUSE_SECONDS):
+                try:
+                    self._spawn()
+                    break
+                except (OSError, subprocess.SubprocessError):
+                    # Out of processes, descriptors or memory: that passes.
+                    logger.exception("event=zygote_not_started")
+
+    def _retire(self) -> None:
+        """Close the control socket of a zygote that is gone."""
+        with self._lock:
+            control, self._socket, self._control = self._socket, None, None
+        if control is not None:
+            _shut_down(control)  # wakes whoever is sending on it
+            with self._sending:
+                control.close()
 
     def _kill_zygote(self) -> None:
         logger.error("event=zygote_unresponsive")
@@ -234,13 +298,34 @@ class Supervisor:
                 self._process.kill()
 
 
+def _shut_down(control: socket.socket) -> None:
+    try:
+        control.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # The other end is gone.
+
+
+def _remove_scratch(path: Path) -> None:
+    """Remove a scratch folder, or what an agent has put in its place."""
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            remove_tree(path)
+    except OSError:
+        logger.exception("event=scratch_not_removed path=%s", path)
+
+
 def _hear_ground(control: socket.socket) -> Ground:
-    """Receive what the stub found, its first words; they never come if it dies at once."""
+    """Receive what the stub found, its first words; they never come if it dies at once.
+
+    Leaves the socket with the time limit for sending.
+    """
     control.settimeout(_START_SECONDS)
     try:
         message, _fds = receive_message(control)
     except (EOFError, OSError) as exc:
         return Ground(zygote_pid=0, error=f"the zygote did not start: {exc}")
     finally:
-        control.settimeout(None)
+        control.settimeout(_SEND_SECONDS)
     return Ground(**message)

@@ -1,0 +1,271 @@
+"""What the supervisor and the zygote do when something of theirs is broken, stuck or gone."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anymind_lite.sandbox.in_server import conversation, supervisor
+from anymind_lite.sandbox.in_server.outcome import Observed, Outcome, StopReason, read_outcome
+from tests.processes import descendants, is_running
+from tests.sandbox.conftest import Sandbox
+from tests.waiting import wait_for
+
+RETURNS = "def handle(payload): return 1"
+FOREVER = "def handle(payload):\n    while True: pass"
+# A child that left its group and session and lost its parent, beside an agent that goes on.
+LEAVES_A_DAEMON = """
+    import os, time
+
+    def handle(payload):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(1000)
+            os._exit(0)
+        os.wait()
+        time.sleep(1000)
+"""
+
+
+class Background:
+    """A run in a thread of its own."""
+
+    def __init__(self, sandbox: Sandbox, source: str, **keywords: Any) -> None:
+        self.outcomes: list[Outcome] = []
+        self._thread = threading.Thread(
+            target=lambda: self.outcomes.append(sandbox.run(source, **keywords))
+        )
+        self._thread.start()
+
+    def outcome(self) -> Outcome:
+        self._thread.join(60.0)
+        assert self.outcomes, "the run never ended"
+        return self.outcomes[0]
+
+
+def zygote_of(sandbox: Sandbox) -> int:
+    pid = sandbox.supervisor.zygote_pid
+    assert pid is not None
+    return pid
+
+
+def kill_zygote(sandbox: Sandbox) -> None:
+    """Kill it and wait until the stub is gone too, but not for the next."""
+    process = sandbox.supervisor._process
+    assert process is not None
+    os.kill(zygote_of(sandbox), signal.SIGKILL)
+    wait_for(lambda: not is_running(process.pid), "the stub to die")
+
+
+@pytest.mark.parametrize("name", ["gone", "file", "link"])
+def test_scratch_parent_may_be_spoilt_by_an_agent(plain: Sandbox, name: str) -> None:
+    shutil.rmtree(plain.scratch)
+    elsewhere = plain.folder / "elsewhere"
+    elsewhere.mkdir()
+    if name == "file":
+        plain.scratch.write_text("")
+    elif name == "link":
+        plain.scratch.symlink_to(elsewhere)
+    outcome = plain.run(RETURNS)
+    expected = StopReason.SANDBOX_FAILURE if name == "file" else StopReason.RETURNED
+    assert outcome.reason is expected, outcome
+    plain.supervisor.stop()
+    assert not plain.scratch.exists()
+    assert elsewhere.exists()
+    plain.supervisor.start()
+    assert plain.run(RETURNS).reason is StopReason.RETURNED
+
+
+def test_full_disk_is_an_outcome(plain: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+    outcome = plain.run(RETURNS)
+    assert outcome.reason is StopReason.SANDBOX_FAILURE
+    assert outcome.message == "The sandbox could not take the job (No space left on device)."
+
+
+@pytest.mark.parametrize("replacement", ["os.symlink('/', place)", "open(place, 'w').close()"])
+def test_replaced_scratch_folder_is_removed(plain: Sandbox, replacement: str) -> None:
+    source = f"""
+        import os
+
+        def handle(payload):
+            place = os.getcwd()
+            os.chdir("/")
+            os.rmdir(place)
+            {replacement}
+    """
+    assert plain.run(source).reason is StopReason.RETURNED
+    assert list(plain.scratch.iterdir()) == []
+
+
+def test_run_waits_for_the_next_zygote(either: Sandbox) -> None:
+    for _ in range(2):
+        kill_zygote(either)
+        assert either.run(RETURNS).reason is StopReason.RETURNED
+
+
+def test_zygote_that_cannot_be_started_is_tried_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [errno.EAGAIN, errno.EMFILE, errno.ENOMEM]
+    real = subprocess.Popen
+
+    def refuse(*arguments: Any, **keywords: Any) -> Any:
+        if errors:
+            number = errors.pop()
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    kill_zygote(sandbox)
+    assert sandbox.run(RETURNS).reason is StopReason.RETURNED
+    assert errors == []
+
+
+def test_first_start_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    one = supervisor.Supervisor(tmp_path / "scratch", tmp_path / "code")
+    with pytest.raises(FileNotFoundError):
+        one.start()
+    one.stop()
+
+
+@pytest.fixture
+def stuck_send(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Makes hand-overs fill the control socket until it takes no more; tells when one starts."""
+    started = threading.Event()
+    # A zygote that serves has set its death signal: stopped before that, it outlives the stub.
+    assert sandbox.run(RETURNS).reason is StopReason.RETURNED
+
+    def hand_over(_self: object, control: Any, *_: object) -> None:
+        started.set()
+        while True:
+            control.sendall(b"x" * 65536)
+
+    monkeypatch.setattr(conversation.Conversation, "hand_over", hand_over)
+    return started
+
+
+def stop_zygote(sandbox: Sandbox) -> None:
+    os.kill(zygote_of(sandbox), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("ending", ["cancel", "stop"])
+def test_stuck_zygote_blocks_neither_cancel_nor_stop(
+    sandbox: Sandbox, stuck_send: threading.Event, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(supervisor, "_STOP_SECONDS", 0.1)
+    control = sandbox.supervisor._control
+    assert control is not None
+    control.settimeout(3.0)  # a send blocks longer than is waited below
+    stop_zygote(sandbox)
+    run = Background(sandbox, RETURNS, key="stuck")
+    assert stuck_send.wait(10.0)
+    calls: dict[str, Callable[[], object]] = {
+        "cancel": lambda: sandbox.supervisor.cancel("stuck"),
+        "stop": sandbox.supervisor.stop,
+    }
+    thread = threading.Thread(target=calls[ending])
+    thread.start()
+    thread.join(1.5)
+    assert not thread.is_alive()
+    assert run.outcome().reason is StopReason.SANDBOX_FAILURE
+
+
+def test_zygote_that_takes_no_job_is_replaced(
+    sandbox: Sandbox, stuck_send: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = zygote_of(sandbox)
+    control = sandbox.supervisor._control
+    assert control is not None
+    control.settimeout(0.2)
+    stop_zygote(sandbox)
+    outcome = sandbox.run(RETURNS)
+    assert (outcome.reason, stuck_send.is_set()) == (StopReason.SANDBOX_FAILURE, True)
+    assert outcome.message == "The sandbox could not take the job (timed out)."
+    monkeypatch.undo()
+    assert sandbox.run(RETURNS).reason is StopReason.RETURNED
+    assert zygote_of(sandbox) != first
+    wait_for(lambda: not is_running(first), "the first to end")
+
+
+def test_zygote_itself_keeps_the_deadline(either: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    escalated: list[bool] = []
+    seen: list[Observed] = []
+    real_escalate = conversation.Conversation._escalate
+
+    def escalate(one: conversation.Conversation, kill: Callable[[], None]) -> None:
+        escalated.append(True)
+        real_escalate(one, kill)
+
+    def read(observed: Observed, *arguments: Any) -> Outcome:
+        seen.append(observed)
+        return read_outcome(observed, *arguments)
+
+    monkeypatch.setattr(conversation.Conversation, "_escalate", escalate)
+    monkeypatch.setattr(supervisor, "read_outcome", read)
+    # Generous, so that a loaded machine is not taken for a zygote without a deadline.
+    monkeypatch.setattr(conversation, "_OWN_KILL_SECONDS", 10.0)
+    assert either.run(FOREVER, wall_seconds=0.3).reason is StopReason.TIMEOUT
+    assert (escalated, seen[0].is_timed_out) == ([], True)
+    assert seen[0].status == signal.SIGKILL
+
+
+def test_stuck_zygote_is_replaced_and_the_run_times_out(
+    either: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "_OWN_KILL_SECONDS", 0.2)
+    monkeypatch.setattr(conversation, "_ZYGOTE_GRACE_SECONDS", 0.5)
+    first = zygote_of(either)
+    run = Background(
+        either, "def handle(p):\n    print('up')\n    while True: pass", wall_seconds=2.0
+    )
+    children = wait_for(lambda: descendants(first), "the agent to start")
+    stop_zygote(either)
+    outcome = run.outcome()
+    assert outcome.reason is StopReason.TIMEOUT, outcome
+    assert either.run(RETURNS).reason is StopReason.RETURNED
+    assert zygote_of(either) != first
+    wait_for(lambda: not any(map(is_running, (first, *children))), "all to end")
+
+
+def test_stop_ends_what_left_its_group(either: Sandbox) -> None:
+    zygote = zygote_of(either)
+    run = Background(either, LEAVES_A_DAEMON)
+    # The agent and the daemon; in namespaces there is an init too.
+    count = 3 if either.supervisor.ground.has_namespaces else 2
+    pids = wait_for(lambda: found if len(found := settled(zygote)) == count else None, "the daemon")
+    either.supervisor.stop()
+    assert not [pid for pid in pids if is_running(pid)]
+    assert run.outcome().reason is StopReason.SANDBOX_FAILURE
+
+
+def settled(zygote: int) -> set[int]:
+    """Return the descendants if all of them are the zygote's own or an init's children."""
+    found = descendants(zygote)
+    below = set().union(*(descendants(pid) for pid in found if pid != min(found)), set())
+    return set() if below else found
+
+
+def test_cancel_ends_the_process_itself(either: Sandbox) -> None:
+    zygote = zygote_of(either)
+    run = Background(either, FOREVER, key="victim")
+    pids = wait_for(lambda: descendants(zygote), "the agent to start")
+    assert either.supervisor.cancel("victim")
+    assert not [pid for pid in pids if is_running(pid)]
+    outcome = run.outcome()
+    assert outcome.reason is StopReason.CANCELLED
+    assert outcome.duration_ms < 25_000
