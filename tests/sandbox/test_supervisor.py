@@ -231,9 +231,15 @@ def test_stuck_zygote_is_replaced_and_the_run_times_out(
     monkeypatch.setattr(conversation, "_ZYGOTE_GRACE_SECONDS", 0.5)
     first = zygote_of(either)
     run = Background(
-        either, "def handle(p):\n    print('up')\n    while True: pass", wall_seconds=2.0
+        either,
+        "def handle(p):\n    print('up')\n    while True: pass",
+        wall_seconds=2.0,
+        key="stuck",
     )
     children = wait_for(lambda: descendants(first), "the agent to start")
+    # Stopped before it told of the child, it leaves nobody who knows that the agent started.
+    running = either.supervisor._conversations["stuck"]
+    wait_for(lambda: running._pidfd is not None, "the zygote to tell of the child")
     stop_zygote(either)
     outcome = run.outcome()
     assert outcome.reason is StopReason.TIMEOUT, outcome
