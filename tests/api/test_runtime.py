@@ -210,7 +210,7 @@ class TestList:
             Execution.delete().where(Execution.id == gone.id).execute()
         assert [row.id for row in rows] == [first.id]
 
-    def test_list_takes_the_memory_of_one_row(
+    def test_list_takes_the_memory_of_few_rows(
         self, client: FlaskClient, alice: Person, version: AgentVersion
     ) -> None:
         text = json.dumps({"numbers": [0.5] * 100_000})  # half a megabyte of small values
@@ -224,7 +224,7 @@ class TestList:
         finally:
             tracemalloc.stop()
         assert sent > 40 * 2 * len(text)
-        assert peak < 10 * len(text)
+        assert peak < 24 * len(text)  # of 80
 
 
 class TestGetAndCancel:

@@ -148,3 +148,20 @@ def test_slow_readers_hold_no_thread(tmp_path: Path) -> None:
                 connection.sendall(head.encode())
                 assert connection.recv(12) == b"HTTP/1.1 200"
             assert live.api.call("GET", "/health").status == 200
+
+
+def test_long_list_is_not_kept_in_memory(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data") as live:
+        api = live.api.new_user("reader")
+        agent_id = api.deploy(pack_agent("def handle(payload):\n    return payload\n"))
+        for _ in range(100):
+            assert api.execute(agent_id, {"text": "x" * 400_000}).json["status"] == "completed"
+        before = peak_bytes(live.process.pid)
+        assert len(api.call("GET", "/api/v1/runtime/executions").body) > 80_000_000
+        assert peak_bytes(live.process.pid) - before < 40_000_000
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has ever had (proc(5), VmHWM)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
