@@ -132,14 +132,7 @@ def put_file_for_artifacts(settings: Settings) -> None:
     settings.storage_path.write_text("no folder")
 
 
-def put_file_for_scratch(settings: Settings) -> None:
-    settings.run_path.mkdir()
-    (settings.run_path / "scratch").write_text("no folder")
-
-
-@pytest.mark.parametrize(
-    "spoil", [damage_database, put_folder_for_queue, put_file_for_artifacts, put_file_for_scratch]
-)
+@pytest.mark.parametrize("spoil", [damage_database, put_folder_for_queue, put_file_for_artifacts])
 def test_failing_start_leaves_neither_process_nor_lock(
     settings: Settings, footprint: Footprint, spoil: Callable[[Settings], None]
 ) -> None:
