@@ -143,7 +143,13 @@ class HttpServer:
         return any(channel.total_outbufs_len or channel.requests for channel in channels)
 
     def _in_loop(self, action: Any) -> None:
-        self._server.trigger.pull_trigger(action)
+        """Have the loop's thread do something, soon."""
+        try:
+            self._server.trigger.pull_trigger(action)
+        except OSError:
+            # Noted first, then the loop is woken: one that was awake has done it by then, and what
+            # would have woken it may be closed.
+            pass
 
     def __enter__(self) -> "HttpServer":
         self.start()
