@@ -48,7 +48,7 @@ class Person:
         return {"X-API-Key": self.key}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     environ = {
         "PASSWORD_HASH_ROUNDS": "4",
@@ -61,7 +61,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return load_settings(tmp_path_factory.mktemp("project"), environ=environ).settings
 
 
-@pytest.fixture(scope="session")
+# For this package alone: the models are bound to one database in a process, and a backend left
+# alive would repair the rows of other tests from its own threads.
+@pytest.fixture(scope="package")
 def backend(settings: Settings) -> Iterator[Backend]:
     backend = Backend(settings)
     backend.start()
@@ -69,7 +71,7 @@ def backend(settings: Settings) -> Iterator[Backend]:
     backend.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def app(backend: Backend) -> Flask:
     return create_app(backend)
 
