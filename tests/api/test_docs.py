@@ -20,7 +20,7 @@ from tests.api.conftest import body_of, detail
 ERRORS = {"400", "401", "403", "404", "413", "429", "500", "503", "507"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def document(app: Flask) -> dict[str, Any]:
     return body_of(app.test_client().get("/openapi.json"))  # type: ignore[no-any-return]
 
