@@ -8,7 +8,6 @@ import resource
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -150,18 +149,6 @@ class HttpServer:
             # Noted first, then the loop is woken: one that was awake has done it by then, and what
             # would have woken it may be closed.
             pass
-
-    def __enter__(self) -> "HttpServer":
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def raise_descriptor_limit() -> None:

@@ -30,7 +30,7 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level, format="%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
     )
-    for library in ("huey", "waitress.queue", "peewee"):
+    for library in ("huey", "peewee"):
         logging.getLogger(library).setLevel(logging.WARNING)
     # A full thread pool is not news: the executions are bounded elsewhere.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)

@@ -1,7 +1,6 @@
 """What a job may use, as plain data that every side of the sandbox can read."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 MEGABYTE = 1024 * 1024
 
@@ -30,7 +29,3 @@ class Limits:
     scratch_bytes: int = 64 * MEGABYTE
     scratch_files: int = 4096
     processes: int = 64
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return asdict(self)
