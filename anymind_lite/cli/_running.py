@@ -6,7 +6,6 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from anymind_lite.app import create_app
 from anymind_lite.backend import Backend
@@ -55,10 +54,20 @@ def _drain(server: HttpServer, backend: Backend) -> None:
 
 
 def _end_on_signals(ended: threading.Event) -> None:
-    def end(number: int, _frame: Any) -> None:
-        if ended.is_set():
-            os._exit(128 + number)
-        ended.set()
+    """Set `ended` at the first SIGTERM or SIGINT, end the process at the second.
 
+    A thread hears them, over the wakeup descriptor. Python runs handlers on the main thread, which
+    sleeps through one that comes just before it begins to wait for a lock.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+        signal.signal(number, lambda *_: None)
+
+    def hear() -> None:
+        os.read(reader, 1)
+        ended.set()
+        os._exit(128 + os.read(reader, 1)[0])
+
+    threading.Thread(target=hear, name="signals", daemon=True).start()
