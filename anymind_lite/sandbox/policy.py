@@ -1,8 +1,25 @@
 """What a job may use, as plain data that every side of the sandbox can read."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 MEGABYTE = 1024 * 1024
+
+
+class Tier(StrEnum):
+    """How strong the walls around a job are; A is the strongest.
+
+    A: namespaces and filtered system calls. B: filtered system calls and Landlock. C: neither pair
+    is whole, so an agent is kept from accidents alone.
+    """
+
+    A = "A"
+    B = "B"
+    C = "C"
+
+    def reaches(self, least: "Tier") -> bool:
+        """Tell whether this is `least` or stronger."""
+        return self.value <= least.value
 
 
 @dataclass(frozen=True)

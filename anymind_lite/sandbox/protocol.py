@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.policy import Limits, Tier
 
 HEADER = struct.Struct(">I")
 MAX_CONTROL_BYTES = 4096
@@ -94,10 +94,13 @@ class Ground:
     """What the zygote stands on: the facts that the tiers rest on, found by trying.
 
     `zygote_pid` is as the server sees it. `has_namespaces` with a `note` why not, or as whom.
-    `error` is a set-up that failed in no known way: then nothing may run.
+    `layers` names what every job gets, in order. `error` is a set-up that failed in no known way:
+    then nothing may run.
     """
 
     zygote_pid: int
+    tier: Tier = Tier.C
+    layers: tuple[str, ...] = ()
     has_namespaces: bool = False
     note: str = ""
     error: str = ""

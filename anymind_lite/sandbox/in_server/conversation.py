@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from anymind_lite.sandbox.in_server.log_buffer import LogBuffer
 from anymind_lite.sandbox.in_server.outcome import Observed, max_report_bytes
 from anymind_lite.sandbox.policy import Limits
-from anymind_lite.sandbox.protocol import Job, receive_message, send_message
+from anymind_lite.sandbox.protocol import Ground, Job, receive_message, send_message
 
 _READ_BYTES = 1 << 16
 # The zygote keeps the deadline; this much later the supervisor kills by itself, and this much
@@ -40,6 +40,7 @@ class Conversation:
         self._exit: dict[str, int] | None = None
         self._failure = ""
         self.ended = threading.Event()
+        self.ground: Ground | None = None  # what the job runs on, once it was handed over
         self._is_cancelled = False
         self._is_log_flood = False
         self._is_overdue = False

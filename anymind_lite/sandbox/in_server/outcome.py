@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.sandbox.protocol import HEADER, Mode, ReportKind
 from anymind_lite.strict_json import StrictJsonError, parse_json
 
@@ -62,7 +62,8 @@ class Outcome:
     """What came of a job.
 
     `details` is the child's report where `reason` rests on it: `result` for an execution that
-    returned. `message` is one sentence for the agent's owner, empty when it returned.
+    returned. `message` is one sentence for the agent's owner, empty when it returned. `tier` and
+    `layers` are the walls that stood around the job; None where it never came to a child.
     """
 
     reason: StopReason
@@ -72,6 +73,8 @@ class Outcome:
     cpu_ms: int = 0
     max_rss_kb: int = 0
     details: dict[str, Any] = field(default_factory=dict)
+    tier: Tier | None = None
+    layers: tuple[str, ...] = ()
 
 
 def max_report_bytes(limits: Limits) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from anymind_lite.files import remove_tree
 from anymind_lite.sandbox.in_server.conversation import Conversation
 from anymind_lite.sandbox.in_server.outcome import Outcome, read_outcome
+from anymind_lite.sandbox.policy import Tier
 from anymind_lite.sandbox.protocol import (
     AGENT_DIR,
     SCRATCH_DIR,
@@ -126,7 +127,9 @@ class Supervisor:
                 if not failure:
                     conversation.drive(self._kill_zygote)
             seen = conversation.observed(failure, started_at)
-        return read_outcome(seen, job.limits, job.mode)
+        outcome = read_outcome(seen, job.limits, job.mode)
+        ground = conversation.ground
+        return replace(outcome, tier=ground.tier, layers=ground.layers) if ground else outcome
 
     def cancel(self, key: str) -> bool:
         """Kill a running job with all its processes; return whether there was one.
@@ -172,6 +175,7 @@ class Supervisor:
             try:
                 text = self._encode(job, ground, payload, folders)
                 if self._send(control, conversation, job, text):
+                    conversation.ground = ground
                     return ""
             except OSError as exc:
                 logger.exception("event=hand_over_failed")
@@ -328,4 +332,6 @@ def _hear_ground(control: socket.socket) -> Ground:
         return Ground(zygote_pid=0, error=f"the zygote did not start: {exc}")
     finally:
         control.settimeout(_SEND_SECONDS)
+    message["tier"] = Tier(message["tier"])
+    message["layers"] = tuple(message["layers"])
     return Ground(**message)

@@ -18,10 +18,12 @@ _PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(_
 if __name__ == "__main__":
     sys.path.insert(0, _PROJECT_DIR)  # -I leaves the script's folder out; removed before serving
 
+from anymind_lite.sandbox.in_child.layers import Confinement, layers_for, linux_seccomp
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.main import Birth, child_main
 from anymind_lite.sandbox.in_zygote.main import serve
 from anymind_lite.sandbox.in_zygote.spaces import Refused, SetUpFailed, enter_namespaces, probe
+from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.sandbox.protocol import Ground, send_message
 
 
@@ -60,11 +62,19 @@ def _serve() -> Birth | None:
 
 def _find_ground() -> Ground:
     try:
-        return Ground(os.getpid(), has_namespaces=True, note=probe())
+        note = probe()
     except Refused as exc:
-        return Ground(os.getpid(), note=str(exc))
+        return Ground(os.getpid(), layers=_layers(has_namespaces=False), note=str(exc))
     except SetUpFailed as exc:
         return Ground(os.getpid(), error=str(exc))
+    tier = Tier.A if linux_seccomp.is_offered() else Tier.C
+    layers = _layers(has_namespaces=True)
+    return Ground(os.getpid(), tier, layers, has_namespaces=True, note=note)
+
+
+def _layers(*, has_namespaces: bool) -> tuple[str, ...]:
+    confinement = Confinement(Limits(), "", 0, proc_fd=0 if has_namespaces else -1)
+    return tuple(layer.name for layer in layers_for(confinement))
 
 
 def _tell(control: socket.socket, ground: Ground) -> None:
