@@ -91,8 +91,11 @@ class Backend:
     def _start(self) -> None:
         settings, undo = self.settings, self._resources.callback
         make_dir_durable(settings.data_dir)
-        settings.data_dir.chmod(0o700)
         settings.run_path.mkdir(mode=0o700, exist_ok=True)
+        for folder in (settings.data_dir, settings.run_path):
+            # A root server's agents are another user, who without namespaces passes through here
+            # to one version's code and one scratch folder; what else is here has its own mode.
+            folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
         self._resources.enter_context(InstanceLock(settings.run_path / "server.lock"))
         self.secret_key = load_secret_key(settings.secret_key_path, settings.secret_key)
         make_dir_durable(settings.database_path.parent)

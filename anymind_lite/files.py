@@ -3,12 +3,15 @@
 import os
 import secrets
 import stat
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_PATH finds a folder that may not be read; macOS has no such flag and must do without.
 _CAN_ONLY_FIND = hasattr(os, "O_PATH")
 _FIND_FLAGS = _DIR_FLAGS | getattr(os, "O_PATH", 0)
+_MAX_DEPTH = 100
 
 
 def fsync_dir(path: Path) -> None:
@@ -42,6 +45,39 @@ def write_durable(path: Path, content: bytes, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
+
+
+class TreeTooLarge(Exception):
+    """A folder holds more than it may, or is nested deeper than anybody needs."""
+
+
+def check_tree(path: Path, *, max_entries: int, max_bytes: int) -> None:
+    """Raise TreeTooLarge for a folder, possibly being filled by hostile code, that holds too much.
+
+    Bytes are those taken on the disk. Follows no link, and looks at `max_entries` at most, through
+    at most `_MAX_DEPTH` descriptors. Raises OSError when it changes while it is read.
+    """
+    entries = size = 0
+    with closing(_walk(os.open(path, _DIR_FLAGS), depth=0)) as statuses:
+        for status in statuses:
+            entries, size = entries + 1, size + status.st_blocks * 512
+            if entries > max_entries or size > max_bytes:
+                raise TreeTooLarge
+
+
+def _walk(fd: int, depth: int) -> Generator[os.stat_result, None, None]:
+    """Yield the status of all that is below an open folder, which is closed in the end."""
+    try:
+        if depth > _MAX_DEPTH:
+            raise TreeTooLarge
+        with os.scandir(fd) as found:
+            for entry in found:
+                status = entry.stat(follow_symlinks=False)
+                yield status
+                if stat.S_ISDIR(status.st_mode):
+                    yield from _walk(os.open(entry.name, _DIR_FLAGS, dir_fd=fd), depth + 1)
+    finally:
+        os.close(fd)
 
 
 def remove_tree(path: Path) -> None:

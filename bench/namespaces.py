@@ -49,7 +49,7 @@ def compare_runs(rounds: int) -> None:
     measures: dict[str, Callable[[], float]] = {}
     processes = []
     for name, has_namespaces, allows_processes in (
-        ("without namespaces", False, True),
+        ("without namespaces", False, False),
         ("namespaces and an init", True, True),
         ("namespaces, one fork", True, False),
     ):
@@ -99,12 +99,12 @@ def forbid_namespaces() -> None:
 
 
 def enter_user_namespace() -> None:
-    """Become the same user in a user namespace."""
+    """Become an ordinary user in a user namespace: root would be asked to become another one."""
     ids = os.geteuid(), os.getegid()
     linux.unshare(linux.CLONE_NEWUSER)
     proc_fd = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)
     linux.give_up_setgroups(proc_fd)
-    linux.write_id_maps(proc_fd, *ids, ids=ids)
+    linux.write_id_maps(proc_fd, 1000, 1000, ids=ids)
 
 
 def price_namespaces(rounds: int) -> None:

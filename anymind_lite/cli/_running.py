@@ -23,6 +23,7 @@ def run_server(settings: Settings, act: Callable[[HttpServer, Backend], bool]) -
     Raises StartupError.
     """
     raise_descriptor_limit()
+    os.umask(0o077)  # whatever is written is for this user alone, wherever settings put it
     ended = threading.Event()
     backend = Backend(settings)
     backend.start()

@@ -6,36 +6,74 @@ import sqlite3
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
-from anymind_lite.sandbox.in_server.probe import LayerState, probe_machine
+from anymind_lite.errors import StartupError
+from anymind_lite.sandbox.in_server.probe import LayerState, layer_states, try_sandbox
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.sandbox.policy import Tier
+
+_MEANINGS = {
+    Tier.A: "namespaces and filtered system calls",
+    Tier.B: "filtered system calls and Landlock, no namespaces",
+    Tier.C: "no wall against an agent that means harm",
+}
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Show what this machine's sandbox can do; exit code 1 if agents cannot run."""
-    with tempfile.TemporaryDirectory() as folder:
-        sandbox = Supervisor(Path(folder) / "scratch", Path(folder) / "code")
-        sandbox.start()
-        try:
-            states = probe_machine(sandbox)
-        finally:
-            sandbox.stop()
+    min_tier = Tier.B
+    found = _examine(min_tier)
     if as_json:
-        click.echo(json.dumps([state.to_json() for state in states], indent=2))
+        click.echo(json.dumps(found | {"layers": [one.to_json() for one in found["layers"]]}))
     else:
-        _print(states)
-    if any(state.is_required and not state.is_on for state in states):
+        _print(found)
+    if not found["can_run"]:
         sys.exit(1)
 
 
-def _print(states: list[LayerState]) -> None:
+def _examine(min_tier: Tier) -> dict[str, Any]:
+    """Start a sandbox of its own, run a job in it, and return what was found."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o711)  # a root server's agents are another user
+        sandbox = Supervisor(path / "scratch", path / "code", min_tier=min_tier)
+        sandbox.start()
+        try:
+            message = sandbox.refusal
+            if not message:
+                try_sandbox(sandbox)
+        except StartupError as exc:
+            message = str(exc)
+        finally:
+            sandbox.stop()
+    return {
+        "tier": sandbox.ground.tier,
+        "min_tier": min_tier,
+        "can_run": not message,
+        "message": message,
+        "layers": layer_states(sandbox.ground),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    tier = found["tier"]
     click.echo(f"Machine   {platform.platform()} {platform.machine()}")
     click.echo(f"Python    {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
-    click.echo("Sandbox")
-    for state in states:
-        word = "on" if state.is_on else ("OFF" if state.is_required else "not used")
-        click.echo(f"  {state.name:18} {word:9} {state.note}")
+    click.echo(f"Sandbox   tier {tier}: {_MEANINGS[tier]}; MIN_TIER is {found['min_tier']}")
+    for layer in found["layers"]:
+        _print_layer(layer)
+    click.echo("Agents can run." if found["can_run"] else f"Agents cannot run: {found['message']}")
+
+
+def _print_layer(layer: LayerState) -> None:
+    note = "; of runs with subprocess: true" if layer.is_for_processes else ""
+    click.echo(f"  {layer.name:15} {'on' if layer.is_on else 'OFF':4} {layer.promise}{note}")
+    if layer.why_off:
+        click.echo(f"  {'':15} {'':4} why: {layer.why_off}")
+    if layer.fix:
+        click.echo(f"  {'':15} {'':4} fix: {layer.fix}")

@@ -18,7 +18,8 @@ from anymind_lite.cli._http_server import HttpServer, is_port_free
 from anymind_lite.config import Settings
 from anymind_lite.errors import AnymindError, StartupError
 from anymind_lite.files import write_durable
-from anymind_lite.sandbox.in_server.probe import LayerState, probe_machine
+from anymind_lite.sandbox.in_server.probe import try_sandbox
+from anymind_lite.sandbox.protocol import Ground
 
 _EXAMPLE = "text_analyser"
 _PORTS_TRIED = 50
@@ -70,9 +71,9 @@ def command(no_serve: bool, as_json: bool, port: int | None, data: str | None) -
     from anymind_lite.cli._running import run_server
 
     def demonstrate(server: HttpServer, backend: Any) -> bool:
-        layers = probe_machine(backend.sandbox)
+        try_sandbox(backend.sandbox)
         shown = _demonstrate(server.url, settings.data_dir / "quickstart.json")
-        lines = _report(shown, server.url, settings, layers)
+        lines = _report(shown, server.url, settings, backend.sandbox.ground)
         if server.port != wanted_port and wanted_port:
             lines.insert(0, f"Port {wanted_port} is taken; serving on {server.port} instead.")
         click.echo(json.dumps(_as_json(shown, server.url)) if as_json else "\n".join(lines))
@@ -188,14 +189,12 @@ def _wait_for_build(client: ApiClient, agent_id: int, version_id: int) -> None:
     raise QuickstartFailed(f"The build did not end within {_BUILD_SECONDS:g} seconds")
 
 
-def _report(
-    shown: Demonstration, url: str, settings: Settings, layers: list[LayerState]
-) -> list[str]:
+def _report(shown: Demonstration, url: str, settings: Settings, ground: Ground) -> list[str]:
     """Write what was done and what to type next, in at most 20 lines."""
     account, agent_id = shown.account, shown.agent_id
     kept = settings.data_dir / "quickstart.json"
     origin = "" if shown.is_new_account else ", from an earlier run"
-    layers_on = sum(layer.is_on for layer in layers)
+    layers_on = sum(layer.is_on for layer in ground.layers)
     return f"""\
 Executed {shown.agent_name} (agent {agent_id}) on {json.dumps(shown.payload)} in {
         shown.seconds * 1000:.0f} ms:
@@ -204,7 +203,7 @@ Executed {shown.agent_name} (agent {agent_id}) on {json.dumps(shown.payload)} in
 API       {url}/api/v1
 API docs  {url}/docs
 Data      {settings.data_dir}
-Sandbox   {layers_on} layers on; details: python3 run.py doctor
+Sandbox   tier {ground.tier}, {layers_on} layers on; details: python3 run.py doctor
 User      {account.username}{origin}; password in {kept}
 
 Try it from another terminal:

@@ -10,15 +10,15 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from anymind_lite.sandbox.policy import Limits, Tier
 
 HEADER = struct.Struct(">I")
-MAX_CONTROL_BYTES = 4096
+MAX_CONTROL_BYTES = 16384
 
 # Received descriptors are closed on exec, as all of Python's own are; macOS has no such flag.
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -70,15 +70,15 @@ class Job:
     """What the sandbox is asked to do; it knows no users.
 
     `code_dir` is the agent's root folder, `entrypoint` is `module.path:function`. Both are empty
-    for PROBE. `allows_processes` gives the run a pid namespace and an init of its own, where there
-    are namespaces; without it nothing here keeps the agent from starting processes.
+    for PROBE. `allows_processes` gives the run a pid namespace and an init of its own, for which
+    there must be namespaces; without it the run is one process, which can start no other.
     """
 
     mode: Mode
     limits: Limits
     code_dir: str = ""
     entrypoint: str = ""
-    allows_processes: bool = True
+    allows_processes: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,72 @@ class Places:
     code_name: str = ""
 
 
+class Need(StrEnum):
+    """What a layer is made of, and is left out without."""
+
+    NOTHING = "nothing"
+    NAMESPACES = "namespaces"
+    INIT = "init"  # namespaces, and a run that may start processes
+    LANDLOCK = "landlock"
+    SECCOMP = "seccomp"
+
+
+@dataclass(frozen=True)
+class LayerFact:
+    """One row of the table of layers, as it is on this machine."""
+
+    name: str
+    promise: str
+    need: Need
+    is_on: bool
+
+
 @dataclass(frozen=True)
 class Ground:
     """What the zygote stands on: the facts that the tiers rest on, found by trying.
 
-    `zygote_pid` is as the server sees it. `has_namespaces` with a `note` why not, or as whom.
-    `layers` names what every job gets, in order. `error` is a set-up that failed in no known way:
-    then nothing may run.
+    `zygote_pid` is as the server sees it. `refusals` tells why what is missing is missing, by need;
+    `agent_uid` is the user that agents are on the host. `error` is a set-up that failed in no known
+    way: then nothing may run.
     """
 
     zygote_pid: int
-    tier: Tier = Tier.C
-    layers: tuple[str, ...] = ()
     has_namespaces: bool = False
-    note: str = ""
+    landlock_abi: int = 0
+    filters_calls: bool = False
+    agent_uid: int = -1
+    layers: tuple[LayerFact, ...] = ()
+    refusals: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+
+    @property
+    def tier(self) -> Tier:
+        """The strongest tier that stands."""
+        if self.filters_calls and self.has_namespaces:
+            return Tier.A
+        return Tier.B if self.filters_calls and self.landlock_abi else Tier.C
+
+    def gives_init(self, job: Job) -> bool:
+        """Tell whether a job gets an init: to start processes, or where nothing forbids it to."""
+        return self.has_namespaces and (job.allows_processes or not self.filters_calls)
+
+    def layer_names(self, job: Job) -> tuple[str, ...]:
+        """Return which layers a job gets, in order."""
+        has_init = self.gives_init(job)
+        return tuple(
+            one.name for one in self.layers if one.is_on and (has_init or one.need is not Need.INIT)
+        )
+
+
+def encode_ground(ground: Ground) -> dict[str, Any]:
+    """Return a ground as a control message."""
+    return asdict(ground)
+
+
+def decode_ground(message: dict[str, Any]) -> Ground:
+    """Read a ground from a control message."""
+    layers = [LayerFact(**{**one, "need": Need(one["need"])}) for one in message["layers"]]
+    return Ground(**{**message, "layers": tuple(layers)})
 
 
 def encode_job(job: Job, places: Places, payload: bytes) -> bytes:

@@ -9,7 +9,8 @@ import pytest
 
 from anymind_lite.sandbox.in_child.layers import LAYERS
 from anymind_lite.sandbox.in_server.outcome import StopReason
-from anymind_lite.sandbox.in_server.probe import probe_machine
+from anymind_lite.sandbox.in_server.probe import layer_states, try_sandbox
+from anymind_lite.sandbox.policy import Tier
 from tests.processes import descendants, is_running
 from tests.sandbox.conftest import Sandbox
 from tests.waiting import wait_for
@@ -165,14 +166,39 @@ def test_two_runs_share_no_state(sandbox: Sandbox) -> None:
         assert sandbox.run(source).details["result"]["result"] == [False, None, []]
 
 
-def test_probe_names_every_layer(sandbox: Sandbox) -> None:
-    states = probe_machine(sandbox.supervisor)
-    has_namespaces = sandbox.supervisor.ground.has_namespaces
-    assert [(state.name, state.is_on) for state in states if state.is_required] == [
-        (layer.name, True) for layer in LAYERS if has_namespaces or not layer.needs_namespaces
-    ]
-    assert {state.name for state in states if state.name == "namespaces"} == {"namespaces"}
-    assert {state.name for state in states if not state.is_required} >= {"landlock"}
+def test_every_layer_is_told_and_tried(sandbox: Sandbox) -> None:
+    try_sandbox(sandbox.supervisor)
+    states = layer_states(sandbox.supervisor.ground)
+    assert [state.name for state in states] == [layer.name for layer in LAYERS]
+    for state in states:
+        assert bool(state.why_off) == bool(state.fix) == (not state.is_on), state
+
+
+def test_outcome_tells_which_walls_stood(sandbox: Sandbox, plain: Sandbox) -> None:
+    source = "def handle(payload): return 1"
+    strong, weak = sandbox.run(source), plain.run(source)
+    assert (strong.tier, weak.tier) == (Tier.A, Tier.B)
+    assert {"mounts", "files", "system_calls"} <= set(strong.layers) | {"files"}
+    assert {"files", "system_calls"} <= set(weak.layers)
+    assert not {"mounts", "processes"} & set(weak.layers)
+    assert "processes" in sandbox.run(source, allows_processes=True).layers
+    assert "processes" not in strong.layers
+
+
+def test_weak_machine_refuses_jobs_and_says_what_to_do(bare: Sandbox) -> None:
+    assert bare.run("def handle(payload): return 1").reason is StopReason.RETURNED
+    bare.supervisor._min_tier = Tier.B
+    outcome = bare.run("def handle(payload): return 1")
+    assert outcome.reason is StopReason.SANDBOX_FAILURE
+    assert "tier C, and MIN_TIER asks for B" in outcome.message
+    assert "doctor" in outcome.message
+    assert (outcome.tier, outcome.layers) == (None, ())
+
+
+def test_processes_are_refused_without_namespaces(plain: Sandbox) -> None:
+    outcome = plain.run("def handle(payload): return 1", allows_processes=True)
+    assert outcome.reason is StopReason.SANDBOX_FAILURE
+    assert "needs namespaces" in outcome.message
 
 
 def test_child_is_set_to_die_with_the_zygote_and_cannot_be_traced(sandbox: Sandbox) -> None:

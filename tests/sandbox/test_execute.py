@@ -216,7 +216,8 @@ LEAVERS = {
 
 
 @pytest.mark.parametrize("name", LEAVERS)
-def test_leaves_no_process_behind(sandbox: Sandbox, name: str) -> None:
+def test_leaves_no_process_behind(with_processes: Sandbox, name: str) -> None:
+    sandbox = with_processes
     zygote = sandbox.supervisor.zygote_pid
     assert zygote is not None
     outcome = sandbox.run(LEAVERS[name], {}, wall_seconds=1.0)
@@ -243,7 +244,11 @@ def test_scratch_folder_of_any_shape_is_removed(sandbox: Sandbox) -> None:
 def test_cancel_kills_the_tree(sandbox: Sandbox) -> None:
     outcomes: list[Any] = []
     source = LEAVERS["forks_children_that_ignore_sigterm"]
-    thread = threading.Thread(target=lambda: outcomes.append(sandbox.run(source, key="victim")))
+
+    def run() -> Any:
+        return sandbox.run(source, key="victim", allows_processes=True)
+
+    thread = threading.Thread(target=lambda: outcomes.append(run()))
     thread.start()
     zygote = sandbox.supervisor.zygote_pid
     assert zygote is not None

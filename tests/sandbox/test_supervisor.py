@@ -96,8 +96,25 @@ def test_full_disk_is_an_outcome(plain: Sandbox, monkeypatch: pytest.MonkeyPatch
     assert outcome.message == "The sandbox could not take the job (No space left on device)."
 
 
+def test_scratch_folder_is_removed_whatever_is_in_it(plain: Sandbox) -> None:
+    source = """
+        import os
+
+        def handle(payload):
+            os.symlink("/", "link")
+            os.mkfifo("fifo")
+            for _ in range(500):
+                os.mkdir("d")
+                os.chdir("d")
+    """
+    assert plain.run(source).reason is StopReason.RETURNED
+    assert list(plain.scratch.iterdir()) == []
+
+
 @pytest.mark.parametrize("replacement", ["os.symlink('/', place)", "open(place, 'w').close()"])
-def test_replaced_scratch_folder_is_removed(plain: Sandbox, replacement: str) -> None:
+def test_replaced_scratch_folder_is_removed(bare: Sandbox, replacement: str) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("a root server's agents may not replace it")
     source = f"""
         import os
 
@@ -107,7 +124,35 @@ def test_replaced_scratch_folder_is_removed(plain: Sandbox, replacement: str) ->
             os.rmdir(place)
             {replacement}
     """
-    assert plain.run(source).reason is StopReason.RETURNED
+    assert bare.run(source).reason is StopReason.RETURNED
+    assert list(bare.scratch.iterdir()) == []
+
+
+HOARDS = {
+    "bytes": "open('f%d' % n, 'wb').write(b'x' * 1_000_000)",
+    "files": "open('f%d' % n, 'w').close()",
+    "folders": "os.mkdir('d'); os.chdir('d')",
+}
+
+
+@pytest.mark.parametrize("name", HOARDS)
+def test_scratch_folder_without_a_quota_is_watched(plain: Sandbox, name: str) -> None:
+    source = f"""
+        import os, time
+
+        def handle(payload):
+            for n in range(60):
+                {HOARDS[name]}
+            time.sleep(30)
+    """
+    limits: dict[str, Any] = {
+        "bytes": {"scratch_bytes": 10_000_000},
+        "files": {"scratch_files": 50},
+    }
+    limits["folders"] = {"scratch_files": 50}
+    outcome = plain.run(source, **limits[name])
+    assert outcome.reason is StopReason.OUTPUT_TOO_LARGE, outcome
+    assert "in its scratch folder" in outcome.message
     assert list(plain.scratch.iterdir()) == []
 
 
@@ -248,7 +293,8 @@ def test_stuck_zygote_is_replaced_and_the_run_times_out(
     wait_for(lambda: not any(map(is_running, (first, *children))), "all to end")
 
 
-def test_stop_ends_what_left_its_group(either: Sandbox) -> None:
+def test_stop_ends_what_left_its_group(with_processes: Sandbox) -> None:
+    either = with_processes
     zygote = zygote_of(either)
     run = Background(either, LEAVES_A_DAEMON)
     # The agent and the daemon; in namespaces there is an init too.

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from anymind_lite import files
-from anymind_lite.files import make_dir_durable, remove_tree, write_durable
+from anymind_lite.files import (
+    TreeTooLarge,
+    check_tree,
+    make_dir_durable,
+    remove_tree,
+    write_durable,
+)
 from tests.processes import open_descriptors
 
 NOBODY = 65534
@@ -278,3 +284,42 @@ class TestRemoveTree:
             remove_tree(tree)
         assert stat.S_IMODE(victim.stat().st_mode) == 0o644
         assert victim.read_text() == "precious"
+
+
+# check_tree ---------------------------------------------------------------------------------------
+
+
+def test_tree_within_its_bounds_passes(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"x" * 4096)
+    (tmp_path / "link").symlink_to("/")  # is not followed
+    check_tree(tmp_path, max_entries=3, max_bytes=1_000_000)
+
+
+def nested(path: Path) -> None:
+    for _ in range(150):
+        path = path / "d"
+        path.mkdir()
+
+
+TOO_MUCH: dict[str, Callable[[Path], object]] = {
+    "bytes": lambda path: (path / "file").write_bytes(b"x" * 200_000),
+    "files": lambda path: [(path / str(number)).touch() for number in range(201)],
+    "links": lambda path: [(path / str(number)).symlink_to("x") for number in range(201)],
+    "depth": nested,
+}
+
+
+@pytest.mark.parametrize("kind", TOO_MUCH)
+def test_tree_that_holds_too_much_is_told(tmp_path: Path, kind: str) -> None:
+    TOO_MUCH[kind](tmp_path)
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(TreeTooLarge):
+        check_tree(tmp_path, max_entries=200, max_bytes=100_000)
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_sparse_file_counts_what_it_takes(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    check_tree(tmp_path, max_entries=10, max_bytes=1_000_000)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from anymind_lite.sandbox.in_child import runner
-from anymind_lite.sandbox.in_child.layers import Confinement, layers_for
-from anymind_lite.sandbox.in_child.probe import find_offers
+from anymind_lite.sandbox.in_child.layers import Confinement, Walls, layers_for
 from anymind_lite.sandbox.protocol import (
     JOB_FD,
     REPORT_FD,
@@ -35,13 +34,14 @@ class Birth:
     """What a child gets from the zygote at the fork.
 
     `proc_fd` is at least SAFE_FD, and -1 without namespaces. With an init the child is in its pid
-    namespace.
+    namespace, and may start processes.
     """
 
     report_fd: int
     log_fd: int
     job_fd: int
     zygote_pid: int
+    walls: Walls
     proc_fd: int = -1
     has_init: bool = False
 
@@ -57,6 +57,8 @@ def child_main(birth: Birth) -> NoReturn:
             scratch_dir=places.scratch_dir,
             # A parent outside of the pid namespace is 0 in it.
             parent_pid=0 if birth.has_init else birth.zygote_pid,
+            walls=birth.walls,
+            code_dir=job.code_dir,
             code_name=places.code_name,
             proc_fd=birth.proc_fd,
             has_init=birth.has_init,
@@ -64,7 +66,7 @@ def child_main(birth: Birth) -> NoReturn:
         if _confine(confinement):
             _open_standard_streams()
             gc.enable()
-            _run(job, confinement)
+            _run(job)
         code = 0
     except BaseException:  # noqa: BLE001 - an edge: the parent sees the exit without a frame
         code = 70  # EX_SOFTWARE (sysexits.h)
@@ -133,9 +135,8 @@ def _open_standard_streams() -> None:
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
-def _run(job: Job, confinement: Confinement) -> None:
+def _run(job: Job) -> None:
     if job.mode is Mode.PROBE:
-        layers = [{"name": layer.name, "note": layer.promise} for layer in layers_for(confinement)]
-        runner.report(ReportKind.PROBED, layers=layers, offers=find_offers())
+        runner.report(ReportKind.PROBED)
     else:
         runner.run(job)

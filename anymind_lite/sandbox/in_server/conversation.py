@@ -16,6 +16,7 @@ from contextlib import ExitStack
 
 from anymind_lite.sandbox.in_server.log_buffer import LogBuffer
 from anymind_lite.sandbox.in_server.outcome import Observed, max_report_bytes
+from anymind_lite.sandbox.in_server.scratch import HostScratch
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Ground, Job, receive_message, send_message
 
@@ -24,6 +25,7 @@ _READ_BYTES = 1 << 16
 # later still it takes the zygote for broken.
 _OWN_KILL_SECONDS = 2.0
 _ZYGOTE_GRACE_SECONDS = 8.0
+_SCRATCH_LOOK_SECONDS = 0.2
 
 
 class Conversation:
@@ -39,10 +41,13 @@ class Conversation:
         self._pidfd: int | None = None
         self._exit: dict[str, int] | None = None
         self._failure = ""
-        self.ended = threading.Event()
         self.ground: Ground | None = None  # what the job runs on, once it was handed over
+        self.scratch: HostScratch | None = None  # where the run cannot have one of its own
+        self._next_scratch_look = 0.0
+        self.ended = threading.Event()
         self._is_cancelled = False
         self._is_log_flood = False
+        self._is_scratch_full = False
         self._is_overdue = False
 
     def __enter__(self) -> "Conversation":
@@ -51,7 +56,7 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def hand_over(self, control: socket.socket, job: Job, text: bytes) -> None:
+    def hand_over(self, control: socket.socket, job: Job, ground: Ground, text: bytes) -> None:
         """Make the pipes and the lease, and pass the other ends to the zygote. Raises OSError."""
         with ExitStack() as theirs:
             self._report_fd, report_end = self._pipe(theirs)
@@ -64,9 +69,10 @@ class Conversation:
             fds = [lease_end.fileno(), report_end, log_end, job_fd]
             message = {
                 "wall_seconds": self._limits.wall_seconds,
-                "allows_processes": job.allows_processes,
+                "has_init": ground.gives_init(job),
             }
             send_message(control, message, fds)
+            self.ground = ground
         if self._is_cancelled:
             self._hang_up()
 
@@ -100,15 +106,31 @@ class Conversation:
             poller.register(fd, select.POLLIN)
         overdue_at = time.monotonic() + self._limits.wall_seconds + _OWN_KILL_SECONDS
         while self._exit is None and not self._failure:
-            wait_ms = max(0.0, overdue_at - time.monotonic()) * 1000
-            for fd, _event in poller.poll(wait_ms):
+            for fd, _event in poller.poll(self._wait_ms(overdue_at)):
                 self._read(fd, lease, poller)
+            self._check_scratch()
             if time.monotonic() >= overdue_at:
                 overdue_at += _ZYGOTE_GRACE_SECONDS
                 self._escalate(kill_zygote)
         # A descendant may hold the pipes open for ever: read what is there, never wait for the end.
         self._drain(self._report_fd)
         self._drain(self._log_fd)
+
+    def _wait_ms(self, overdue_at: float) -> float:
+        seconds = overdue_at - time.monotonic()
+        if self.scratch is not None:
+            seconds = min(seconds, _SCRATCH_LOOK_SECONDS)
+        return max(0.0, seconds) * 1000
+
+    def _check_scratch(self) -> None:
+        """End a run that outgrew a scratch folder which no kernel bounds."""
+        now = time.monotonic()
+        if self.scratch is None or self._is_scratch_full or now < self._next_scratch_look:
+            return
+        self._next_scratch_look = now + _SCRATCH_LOOK_SECONDS
+        if self.scratch.is_over(self._limits):
+            self._is_scratch_full = True
+            self._hang_up()
 
     def _read(self, fd: int, lease: socket.socket, poller: select.poll) -> None:
         if fd == lease.fileno():
@@ -186,6 +208,7 @@ class Conversation:
             is_timed_out=self._is_overdue or bool(seen.get("timed_out")),
             is_cancelled=self._is_cancelled,
             is_log_flood=self._is_log_flood,
+            is_scratch_full=self._is_scratch_full,
             failure=failure or ("" if has_outrun else self._failure),
             cpu_ms=seen.get("cpu_ms", 0),
             max_rss_kb=seen.get("max_rss_kb", 0),

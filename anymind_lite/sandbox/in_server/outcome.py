@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from anymind_lite.sandbox.policy import Limits, Tier
+from anymind_lite.sandbox.policy import MEGABYTE, Limits, Tier
 from anymind_lite.sandbox.protocol import HEADER, Mode, ReportKind
 from anymind_lite.strict_json import StrictJsonError, parse_json
 
@@ -51,6 +51,7 @@ class Observed:
     is_timed_out: bool = False
     is_cancelled: bool = False
     is_log_flood: bool = False
+    is_scratch_full: bool = False
     failure: str = ""
     cpu_ms: int = 0
     max_rss_kb: int = 0
@@ -139,9 +140,19 @@ def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, s
     if seen.is_log_flood:
         written = limits.log_written_bytes
         return StopReason.OUTPUT_TOO_LARGE, f"The agent printed more than {written:,} bytes."
+    if seen.is_scratch_full:
+        return StopReason.OUTPUT_TOO_LARGE, _scratch_full(limits)
     if seen.status is not None and seen.status & 0x7F:
         return _judge_signal(seen.status & 0x7F, seen, limits)
     return None
+
+
+def _scratch_full(limits: Limits) -> str:
+    size = limits.scratch_bytes // MEGABYTE
+    return (
+        f"The agent kept more than {size} MB or {limits.scratch_files:,} files in its scratch "
+        "folder."
+    )
 
 
 def _judge_signal(number: int, seen: Observed, limits: Limits) -> tuple[StopReason, str]:

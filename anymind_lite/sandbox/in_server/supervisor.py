@@ -8,7 +8,6 @@ import logging
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from anymind_lite.files import remove_tree
 from anymind_lite.sandbox.in_server.conversation import Conversation
 from anymind_lite.sandbox.in_server.outcome import Outcome, read_outcome
+from anymind_lite.sandbox.in_server.scratch import HostScratch, remove_scratch
 from anymind_lite.sandbox.policy import Tier
 from anymind_lite.sandbox.protocol import (
     AGENT_DIR,
@@ -26,6 +25,7 @@ from anymind_lite.sandbox.protocol import (
     Ground,
     Job,
     Places,
+    decode_ground,
     encode_job,
     receive_message,
 )
@@ -43,14 +43,15 @@ _SEND_SECONDS = 5.0
 class Supervisor:
     """Runs jobs in children of one zygote, and replaces the zygote when it dies.
 
-    `scratch_parent` is a folder for the jobs' scratch folders, emptied at start. `code_parent` is
-    the folder above the code of every job: it must stay the same folder while the zygote lives,
-    which holds on to it.
+    On a machine that does not reach `min_tier` no job is run. `scratch_parent` is a folder for the
+    jobs' scratch folders, emptied at start. `code_parent` is the folder above the code of every
+    job: it must stay the same folder while the zygote lives, which holds on to it.
     """
 
-    def __init__(self, scratch_parent: Path, code_parent: Path) -> None:
+    def __init__(self, scratch_parent: Path, code_parent: Path, *, min_tier: Tier = Tier.B) -> None:
         self._scratch_parent = scratch_parent
         self._code_parent = code_parent
+        self._min_tier = min_tier
         self._ground = Ground(zygote_pid=0, error="it was not started")
         self._lock = threading.Lock()  # never held while waiting for another process
         self._changed = threading.Condition(self._lock)
@@ -63,7 +64,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the zygote; call it before the process has other threads."""
-        _remove_scratch(self._scratch_parent)
+        remove_scratch(self._scratch_parent)
         self._scratch_parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         self._code_parent.mkdir(parents=True, exist_ok=True)
         # A root server's sandbox is another user, who passes through to the one version's code.
@@ -89,7 +90,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
             self._watcher.join()
-        _remove_scratch(self._scratch_parent)
+        remove_scratch(self._scratch_parent)
 
     @property
     def zygote_pid(self) -> int | None:
@@ -100,6 +101,19 @@ class Supervisor:
     def ground(self) -> Ground:
         """What the zygote stands on, as it told at its start."""
         return self._ground
+
+    @property
+    def refusal(self) -> str:
+        """Why no job is run, for as long as the machine stays as it is; "" when jobs are run."""
+        ground = self._ground
+        if ground.error:
+            return f"Sandbox set-up failed ({ground.error})."
+        if ground.tier.reaches(self._min_tier):
+            return ""
+        return (
+            f"This machine offers the sandbox's tier {ground.tier}, and MIN_TIER asks for "
+            f"{self._min_tier}: `python3 run.py doctor` tells what is missing and how to mend it."
+        )
 
     def run(
         self,
@@ -129,7 +143,9 @@ class Supervisor:
             seen = conversation.observed(failure, started_at)
         outcome = read_outcome(seen, job.limits, job.mode)
         ground = conversation.ground
-        return replace(outcome, tier=ground.tier, layers=ground.layers) if ground else outcome
+        if ground is None:
+            return outcome
+        return replace(outcome, tier=ground.tier, layers=ground.layer_names(job))
 
     def cancel(self, key: str) -> bool:
         """Kill a running job with all its processes; return whether there was one.
@@ -168,14 +184,14 @@ class Supervisor:
             control, ground = self._wait_for_zygote(deadline)
             if self._stopping.is_set():
                 return "The server is stopping."
-            if ground.error:
-                return f"Sandbox set-up failed ({ground.error})."
+            if refusal := self.refusal or _refusal_of_processes(job, ground):
+                return refusal
             if control is None:
                 return "The sandbox is being started again."
             try:
-                text = self._encode(job, ground, payload, folders)
-                if self._send(control, conversation, job, text):
-                    conversation.ground = ground
+                conversation.scratch = self._make_scratch(ground, folders)
+                text = self._encode(job, conversation.scratch, payload)
+                if self._send(control, conversation, job, ground, text):
                     return ""
             except OSError as exc:
                 logger.exception("event=hand_over_failed")
@@ -191,7 +207,12 @@ class Supervisor:
             return self._control, self._ground
 
     def _send(
-        self, control: socket.socket, conversation: Conversation, job: Job, text: bytes
+        self,
+        control: socket.socket,
+        conversation: Conversation,
+        job: Job,
+        ground: Ground,
+        text: bytes,
     ) -> bool:
         """Send on the control socket; return False when its zygote is gone. Raises OSError.
 
@@ -201,7 +222,7 @@ class Supervisor:
             if self._control is not control:
                 return False
             try:
-                conversation.hand_over(control, job, text)
+                conversation.hand_over(control, job, ground, text)
             except (BrokenPipeError, ConnectionResetError):
                 self._disown(control)
                 return False
@@ -217,22 +238,22 @@ class Supervisor:
             if self._control is control:
                 self._control = None
 
-    def _encode(self, job: Job, ground: Ground, payload: bytes, folders: ExitStack) -> bytes:
+    def _encode(self, job: Job, scratch: HostScratch | None, payload: bytes) -> bytes:
         """Write the job with the folders as its child will see them."""
-        if not ground.has_namespaces:
-            return encode_job(job, Places(str(self._make_scratch_dir(folders))), payload)
+        if scratch is not None:
+            return encode_job(job, Places(str(scratch.path)), payload)
         name = ""
         if job.code_dir:
             name = str(Path(job.code_dir).relative_to(self._code_parent))
         return encode_job(replace(job, code_dir=AGENT_DIR), Places(SCRATCH_DIR, name), payload)
 
-    def _make_scratch_dir(self, folders: ExitStack) -> Path:
+    def _make_scratch(self, ground: Ground, folders: ExitStack) -> HostScratch | None:
         """Make a folder on the host for a run that cannot have one of its own."""
-        # Without namespaces an agent can delete the parent too.
-        self._scratch_parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._scratch_parent))
-        folders.callback(_remove_scratch, path)
-        return path
+        if ground.has_namespaces:
+            return None
+        scratch = HostScratch(self._scratch_parent, ground.agent_uid)
+        folders.callback(scratch.remove)
+        return scratch
 
     def _spawn(self) -> None:
         """Start a zygote and hear what it stands on. Raises OSError."""
@@ -253,10 +274,10 @@ class Supervisor:
             self._changed.notify_all()
         logger.log(
             logging.ERROR if ground.error else logging.INFO,
-            "event=zygote_started pid=%d namespaces=%s note=%r error=%r",
+            "event=zygote_started pid=%d tier=%s refusals=%r error=%r",
             ground.zygote_pid,
-            ground.has_namespaces,
-            ground.note,
+            ground.tier,
+            dict(ground.refusals),
             ground.error,
         )
 
@@ -268,6 +289,7 @@ class Supervisor:
             cwd=self._code_parent,  # how it learns of it: a path would have to be readable
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            umask=0o022,  # what it builds is for agents to see, who may be another user
             start_new_session=True,  # Ctrl-C in the server's terminal is not for the zygote
         )
 
@@ -309,15 +331,10 @@ def _shut_down(control: socket.socket) -> None:
         pass  # The other end is gone.
 
 
-def _remove_scratch(path: Path) -> None:
-    """Remove a scratch folder, or what an agent has put in its place."""
-    try:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        else:
-            remove_tree(path)
-    except OSError:
-        logger.exception("event=scratch_not_removed path=%s", path)
+def _refusal_of_processes(job: Job, ground: Ground) -> str:
+    if job.allows_processes and not ground.has_namespaces:
+        return "An agent with subprocess: true needs namespaces, which this machine does not offer."
+    return ""
 
 
 def _hear_ground(control: socket.socket) -> Ground:
@@ -332,6 +349,4 @@ def _hear_ground(control: socket.socket) -> Ground:
         return Ground(zygote_pid=0, error=f"the zygote did not start: {exc}")
     finally:
         control.settimeout(_SEND_SECONDS)
-    message["tier"] = Tier(message["tier"])
-    message["layers"] = tuple(message["layers"])
-    return Ground(**message)
+    return decode_ground(message)

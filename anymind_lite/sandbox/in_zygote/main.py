@@ -13,8 +13,8 @@ import socket
 import time
 from typing import Any
 
+from anymind_lite.sandbox.in_child.layers import Walls, linux_seccomp, posix
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
-from anymind_lite.sandbox.in_child.layers import linux_seccomp, posix
 from anymind_lite.sandbox.in_child.layers.linux_namespaces import be_init
 from anymind_lite.sandbox.in_child.main import Birth
 from anymind_lite.sandbox.protocol import receive_message, send_message
@@ -40,15 +40,13 @@ class Run:
 
 
 class Zygote:
-    """The one loop that owns all children.
+    """The one loop that owns all children. In namespaces `proc_fd` is the host's /proc."""
 
-    `proc_fd` is the host's /proc; -1 tells that there are no namespaces.
-    """
-
-    def __init__(self, control: socket.socket, proc_fd: int = -1) -> None:
+    def __init__(self, control: socket.socket, walls: Walls, proc_fd: int = -1) -> None:
         self._control = control
+        self._walls = walls
         self._proc_fd = proc_fd
-        if self._has_namespaces:
+        if walls.has_namespaces:
             self._own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         self._runs: dict[int, Run] = {}
         self._ending: dict[int, Run] = {}  # by the init that is still to be reaped
@@ -57,10 +55,6 @@ class Zygote:
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
         self._selector.register(self._listen_for_exits(), selectors.EVENT_READ)
-
-    @property
-    def _has_namespaces(self) -> bool:
-        return self._proc_fd >= 0
 
     def _listen_for_exits(self) -> int:
         """Return a descriptor that becomes readable when a child exits."""
@@ -116,7 +110,7 @@ class Zygote:
         return self._birth is None
 
     def _start(self, lease: socket.socket, child_fds: list[int], message: dict[str, Any]) -> None:
-        has_init = self._has_namespaces and bool(message["allows_processes"])
+        has_init = bool(message["has_init"])
         try:
             if has_init:
                 pid, init_pid = self._fork_with_init(child_fds)
@@ -141,7 +135,9 @@ class Zygote:
         pid = os.fork()
         if pid == 0:
             report_fd, log_fd, job_fd = child_fds
-            self._birth = Birth(report_fd, log_fd, job_fd, self._pid, self._proc_fd, has_init)
+            self._birth = Birth(
+                report_fd, log_fd, job_fd, self._pid, self._walls, self._proc_fd, has_init
+            )
             self._forget_runs()
         return pid
 
@@ -251,10 +247,10 @@ class Zygote:
 
         The zygote is the subreaper (prctl(2)): a descendant whose parent died becomes our child,
         whatever session or group it made for itself. Killing one hands us its children in turn,
-        hence the loop. In namespaces there is nothing to do: what ends with its init leaves nobody,
-        and a run without an init starts nobody. (test_leaves_no_process_behind)
+        hence the loop. With either wall there is nothing to do: what ends with its init leaves
+        nobody, and whose calls are filtered starts nobody. (test_leaves_no_process_behind)
         """
-        if self._has_namespaces:
+        if self._walls.has_namespaces or self._walls.filters_calls:
             return
         deadline = time.monotonic() + _SWEEP_SECONDS
         while strangers := _children(self._pid) - self._runs.keys():
@@ -318,7 +314,7 @@ def _parent_of(pid: int) -> int:
         return -1
 
 
-def serve(control: socket.socket, *, proc_fd: int = -1) -> Birth | None:
+def serve(control: socket.socket, walls: Walls, *, proc_fd: int = -1) -> Birth | None:
     """Prepare once what every child inherits, then serve until the server hangs up.
 
     Returns in every child too, with what it was born with: the caller hands that to `child_main`,
@@ -326,10 +322,10 @@ def serve(control: socket.socket, *, proc_fd: int = -1) -> Birth | None:
     """
     if posix.IS_LINUX:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    if linux_seccomp.is_offered():
-        for allows_processes in (True, False):
-            linux_seccomp.filter_in_namespaces(allows_processes=allows_processes)
-    zygote = Zygote(control, proc_fd)
+    if walls.filters_calls:
+        for has_init in (True, False):
+            linux_seccomp.filter_for(walls, has_init=has_init)
+    zygote = Zygote(control, walls, proc_fd)
     # What exists now is never collected, so that children do not copy its pages (gc.freeze).
     gc.collect()
     gc.freeze()

@@ -91,6 +91,13 @@ def enter_new_root(runtime: list[str], code_dir: str, *, is_last: bool) -> None:
     os.chdir("/")
 
 
+def top_folders() -> tuple[str, ...]:
+    """Return the folders of the new root that every run may read, each once."""
+    own = {CODE_PARENT, AGENT_DIR, SCRATCH_DIR}
+    paths = {os.path.realpath(f"/{name}") for name in os.listdir("/") if f"/{name}" not in own}
+    return tuple(sorted(paths))
+
+
 def _show_runtime(root: str, paths: list[str]) -> None:
     """Bind every path where it really stands, and link to it where Python looks for it."""
     shown: list[str] = []

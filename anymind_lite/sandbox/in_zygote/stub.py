@@ -12,19 +12,18 @@ import signal
 import site
 import socket
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 _PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 if __name__ == "__main__":
     sys.path.insert(0, _PROJECT_DIR)  # -I leaves the script's folder out; removed before serving
 
-from anymind_lite.sandbox.in_child.layers import Confinement, layers_for, linux_seccomp
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.main import Birth, child_main
+from anymind_lite.sandbox.in_zygote.ground import find_ground, walls_of
 from anymind_lite.sandbox.in_zygote.main import serve
-from anymind_lite.sandbox.in_zygote.spaces import Refused, SetUpFailed, enter_namespaces, probe
-from anymind_lite.sandbox.policy import Limits, Tier
-from anymind_lite.sandbox.protocol import Ground, send_message
+from anymind_lite.sandbox.in_zygote.spaces import enter_namespaces
+from anymind_lite.sandbox.protocol import Ground, encode_ground, send_message
 
 
 def main() -> None:
@@ -48,41 +47,27 @@ def _serve() -> Birth | None:
     site.setquit()  # -S leaves out exit() and quit(), which people's code calls
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # only the server's hang-up ends it
-    ground = _find_ground()
+    ground = find_ground()
     # Outside of any `except`: an agent's traceback would show what was being handled.
-    if ground.has_namespaces:
-        return _serve_in_namespaces(control, ground)
-    _tell(control, ground)
     if ground.error:
+        _tell(control, ground)
         select.select([control], [], [])  # until the server hangs up: it refuses every job itself
         return None
+    if ground.has_namespaces:
+        return _serve_in_namespaces(control, ground)
+    walls = walls_of(ground)
+    _tell(control, ground)
     os.chdir("/")
-    return serve(control)
-
-
-def _find_ground() -> Ground:
-    try:
-        note = probe()
-    except Refused as exc:
-        return Ground(os.getpid(), layers=_layers(has_namespaces=False), note=str(exc))
-    except SetUpFailed as exc:
-        return Ground(os.getpid(), error=str(exc))
-    tier = Tier.A if linux_seccomp.is_offered() else Tier.C
-    layers = _layers(has_namespaces=True)
-    return Ground(os.getpid(), tier, layers, has_namespaces=True, note=note)
-
-
-def _layers(*, has_namespaces: bool) -> tuple[str, ...]:
-    confinement = Confinement(Limits(), "", 0, proc_fd=0 if has_namespaces else -1)
-    return tuple(layer.name for layer in layers_for(confinement))
+    return serve(control, walls)
 
 
 def _tell(control: socket.socket, ground: Ground) -> None:
-    send_message(control, asdict(ground))
+    send_message(control, encode_ground(ground))
 
 
 def _serve_in_namespaces(control: socket.socket, ground: Ground) -> Birth | None:
     proc_fd = enter_namespaces()
+    walls = walls_of(ground)
     stub = os.pidfd_open(os.getpid())
     zygote = os.fork()
     if zygote == 0:
@@ -90,7 +75,7 @@ def _serve_in_namespaces(control: socket.socket, ground: Ground) -> Birth | None
         if select.select([stub], [], [], 0)[0]:
             os._exit(0)  # the stub died before that line
         os.close(stub)
-        birth = serve(control, proc_fd=proc_fd)
+        birth = serve(control, walls, proc_fd=proc_fd)
         if birth is None:
             os._exit(0)
         return birth

@@ -37,7 +37,7 @@ def space(sandbox: Sandbox) -> Sandbox:
     """A sandbox in namespaces: skipped where there are none, but in CI a failure."""
     ground = sandbox.supervisor.ground
     if not ground.has_namespaces:
-        reason = f"no namespaces here: {ground.note or ground.error}"
+        reason = f"no namespaces here: {ground.refusals} {ground.error}"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)

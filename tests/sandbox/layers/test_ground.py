@@ -5,13 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from anymind_lite.sandbox.in_server.outcome import StopReason
-from anymind_lite.sandbox.in_zygote import spaces
+from anymind_lite.sandbox.in_zygote import attempts
 from anymind_lite.sandbox.protocol import Ground
 from tests.sandbox.conftest import Sandbox
 
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 SERVE_WITHOUT = """
 import ctypes, json, os, pathlib, sys
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
-from anymind_lite.sandbox.in_server.probe import probe_machine
+from anymind_lite.sandbox.in_server.probe import layer_states
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
@@ -30,7 +29,8 @@ ids = os.geteuid(), os.getegid()
 linux.unshare(linux.CLONE_NEWUSER)
 proc_fd = os.open("/proc", os.O_RDONLY)
 linux.give_up_setgroups(proc_fd)
-linux.write_id_maps(proc_fd, *ids, ids=ids)
+# Not root inside: root without the right to become another user would be refused.
+linux.write_id_maps(proc_fd, 1000, 1000, ids=ids)
 pathlib.Path("/proc/sys/user/max_user_namespaces").write_text("0")
 folder = pathlib.Path(sys.argv[1])
 supervisor = Supervisor(folder / "scratch", folder / "code")
@@ -38,9 +38,9 @@ supervisor.start()
 (folder / "code" / "main.py").write_text("def handle(p):\\n  open('x', 'w')\\n  return p\\n")
 job = Job(Mode.EXECUTE, Limits(), str(folder / "code"), "main:handle")
 outcome = supervisor.run(job, b'"hello"', key="one")
-layers = [state.to_json() for state in probe_machine(supervisor)]
+layers = [state.to_json() for state in layer_states(supervisor.ground)]
 supervisor.stop()
-print(json.dumps([supervisor.ground.has_namespaces, supervisor.ground.note, outcome.details,
+print(json.dumps([supervisor.ground.tier, supervisor.ground.refusals, outcome.details,
                   layers]))
 """
 
@@ -59,41 +59,36 @@ def test_machine_without_namespaces_serves_as_before_and_says_why(tmp_path: Path
             pytest.fail(refusal)
         pytest.skip(refusal)
     assert done.returncode == 0, done.stderr
-    has_namespaces, note, details, layers = json.loads(done.stdout)
-    assert (has_namespaces, details["result"]) == (False, {"result": "hello"})
-    assert note
-    assert layers[0]["name"] == "namespaces"
-    assert (layers[0]["is_on"], note in layers[0]["note"]) == (False, True)
-    assert "mounts" not in [layer["name"] for layer in layers]
+    tier, refusals, details, layers = json.loads(done.stdout)
+    assert (tier, details["result"]) == ("B", {"result": "hello"})
+    (mounts,) = [layer for layer in layers if layer["name"] == "mounts"]
+    assert not mounts["is_on"]
+    assert mounts["why_off"] == refusals["namespaces"] != ""
+    assert "sysctl -w user.max_user_namespaces" in mounts["fix"]
 
 
-def attempt_that(monkeypatch: pytest.MonkeyPatch, attempt: Callable[[], int]) -> None:
-    monkeypatch.setattr(spaces, "enter_namespaces", attempt)
-    spaces.probe()
-
-
-@pytest.mark.parametrize("number", sorted(spaces.REFUSALS))
-def test_known_refusals_are_told_apart(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    def refuse() -> int:
+@pytest.mark.parametrize("number", sorted(attempts.REFUSALS))
+def test_known_refusals_are_told_apart(number: int) -> None:
+    def refuse() -> None:
         raise OSError(number, "mount on /: no")
 
-    with pytest.raises(spaces.Refused, match="mount on /: no"):
-        attempt_that(monkeypatch, refuse)
+    with pytest.raises(attempts.Refused, match="mount on /: no"):
+        attempts.attempt(refuse)
 
 
-def test_unknown_failures_are_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> int:
+def test_unknown_failures_are_not_taken_for_a_refusal() -> None:
+    def fail() -> None:
         raise OSError(errno.EIO, "disk")
 
-    def err() -> int:
+    def err() -> None:
         raise ValueError("a mistake of ours")
 
-    def die() -> int:
+    def die() -> None:
         os._exit(3)
 
-    for attempt, text in ((fail, "disk"), (err, "a mistake of ours"), (die, "without a word")):
-        with pytest.raises(spaces.SetUpFailed, match=text):
-            attempt_that(monkeypatch, attempt)
+    for action, text in ((fail, "disk"), (err, "a mistake of ours"), (die, "without a word")):
+        with pytest.raises(attempts.SetUpFailed, match=text):
+            attempts.attempt(action)
 
 
 def test_failed_set_up_refuses_every_job(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,12 +77,15 @@ def test_agent_finds_no_secret_by_searching(tell: Tell, tmp_path: Path) -> None:
         import os
 
         def handle(payload):
-            found, tops = [], os.listdir("/")
-            for folder, _folders, files in os.walk("/"):
-                found += [f for f in files if "needle" in f or f in ("secret.key", "shadow")]
-            return {"found": found, "code": os.listdir("/code"), "agent": os.listdir("/agent")}
+            found, seen = [], 0
+            for top in payload:
+                for folder, _folders, files in os.walk(top):
+                    seen += len(files)
+                    found += [f for f in files if "needle" in f or f in ("secret.key", "shadow")]
+            return {"found": found, "seen": seen > 1000, "code": os.path.exists("/code/neighbour")}
     """
-    assert tell(source) == {"found": [], "code": [], "agent": ["main.py"]}
+    tops = ["/", *(f"/{path.name}" for path in Path("/").iterdir()), "/code", "/agent"]
+    assert tell(source, tops) == {"found": [], "seen": True, "code": False}
 
 
 def test_agent_sees_its_own_code_alone(space: Sandbox, tell: Tell) -> None:
@@ -138,9 +141,9 @@ def test_user_namespace_of_its_own_reveals_no_mount(tell: Tell, space: Sandbox) 
                 for place in (b"/agent", b"/scratch", b"/code", b"/"):
                     while libc.umount2(place, 2) == 0:
                         pass
-            return [os.path.exists("/code/1"), os.listdir("/code")]
+            return [os.path.exists("/code/1"), os.path.exists("/code")]
     """
-    assert tell(source) == [False, []]
+    assert tell(source) == [False, True]
 
 
 def test_scratch_is_empty_for_each_run_and_capped(space: Sandbox, tell: Tell) -> None:
@@ -258,7 +261,9 @@ def test_host_name_is_its_own(tell: Tell) -> None:
 
 def test_agent_sees_and_signals_its_own_processes_alone(space: Sandbox, tell: Tell) -> None:
     victim = threading.Thread(
-        target=lambda: outcomes.append(space.run("def handle(p):\n    while True: pass", key="v"))
+        target=lambda: outcomes.append(
+            space.run("def handle(p):\n    while True: pass", key="v", allows_processes=True)
+        )
     )
     outcomes: list[Any] = []
     victim.start()
@@ -281,9 +286,13 @@ def test_agent_sees_and_signals_its_own_processes_alone(space: Sandbox, tell: Te
                         pass
             return {"pid": os.getpid(), "parent": os.getppid(), "reached": sorted(set(reached))}
     """
-    # Its init may be signalled and does not mind; no other process has a number in here.
-    seen = tell(source, [zygote, *descendants(zygote), os.getpid()])
-    assert seen == {"pid": 2, "parent": 0, "reached": [1]}
+    pids = [zygote, *descendants(zygote), os.getpid()]
+    # Where Landlock does not forbid it its init may be signalled, and does not mind; no other
+    # process has a number in here.
+    seen = tell(source, pids, allows_processes=True)
+    assert (seen["pid"], seen["parent"], set(seen["reached"]) <= {1}) == (2, 0, True)
+    # One fork among the others of the zygote: the filter lets it signal itself alone.
+    assert tell(source, pids)["reached"] == []
     assert is_running(zygote)
     assert not outcomes
     assert space.supervisor.cancel("v")
@@ -340,13 +349,13 @@ def test_processes_are_counted_per_run(space: Sandbox, tell: Tell) -> None:
     hog = threading.Thread(
         target=space.run,
         args=(source.replace("return made", "time.sleep(1000)"),),
-        kwargs={"key": "hog", "processes": 20},
+        kwargs={"key": "hog", "processes": 20, "allows_processes": True},
     )
     hog.start()
     zygote = space.supervisor.zygote_pid
     assert zygote is not None
     wait_for(lambda: len(descendants(zygote)) >= 21, "the neighbour to fork")
-    assert [tell(source, processes=10), tell(source, processes=10)] == [9, 9]
+    assert [tell(source, processes=10, allows_processes=True) for _ in range(2)] == [9, 9]
     assert space.supervisor.cancel("hog")
     hog.join()
 
@@ -391,7 +400,7 @@ def test_ordinary_python_works(tell: Tell) -> None:
             user, cpus = getpass.getuser(), os.cpu_count()
             return [there.hour, squares, child.stdout.decode(), user, cpus > 0]
     """
-    assert tell(source) == [14, [0, 1, 4, 9, 16], "42\n", "agent", True]
+    assert tell(source, allows_processes=True) == [14, [0, 1, 4, 9, 16], "42\n", "agent", True]
 
 
 def test_nothing_is_left_on_the_host(space: Sandbox, tell: Tell) -> None:
@@ -404,7 +413,8 @@ def test_nothing_is_left_on_the_host(space: Sandbox, tell: Tell) -> None:
 
     tell("def handle(payload): open('here', 'w').write('x')")
     before = look()
-    tell("import os\ndef handle(payload):\n    if os.fork() == 0:\n        while True: pass")
+    source = "import os\ndef handle(payload):\n    if os.fork() == 0:\n        while True: pass"
+    tell(source, allows_processes=True)
     assert look() == before
     assert "tmpfs /scratch" not in before[0]
 
@@ -446,7 +456,8 @@ def test_killing_one_leaves_no_process(space: Sandbox, who: str) -> None:
                 os.setsid()
             time.sleep(1000)
     """
-    thread = threading.Thread(target=space.run, args=(source,))
+    keywords = {"allows_processes": True}
+    thread = threading.Thread(target=space.run, args=(source,), kwargs=keywords)
     thread.start()
     zygote = space.supervisor.zygote_pid
     assert zygote is not None

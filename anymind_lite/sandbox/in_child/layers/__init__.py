@@ -1,15 +1,36 @@
 """The layers: what a child gives up before agent code runs, in this order and no other.
 
 Each layer is one small function in a file of this folder. A layer that cannot be applied raises
-OSError, which fails the job: nothing ever runs with less than the table says. Those that need the
-namespaces made at the start are left out where the machine has none, which the server knows.
+OSError, which fails the job: nothing ever runs with less than the table says. Layers are left out
+where the machine lacks what they are made of, which the server knows.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anymind_lite.sandbox.in_child.layers import linux_namespaces, linux_seccomp, posix
+from anymind_lite.sandbox.in_child.layers import (
+    linux_landlock,
+    linux_namespaces,
+    linux_seccomp,
+    posix,
+)
 from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.protocol import Need
+
+
+@dataclass(frozen=True)
+class Walls:
+    """What the machine offers to build walls of; found out once, before the zygote forks.
+
+    `landlock_abi` is 0 where there is none. `readable` and `devices` are the files of Python and
+    the harmless devices, as Landlock is to open them.
+    """
+
+    has_namespaces: bool = False
+    landlock_abi: int = 0
+    filters_calls: bool = False
+    readable: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -17,13 +38,15 @@ class Confinement:
     """What the layers need to know of one job.
 
     `parent_pid` is the zygote as this process sees it, 0 from a pid namespace of the run's own,
-    which has an init. In namespaces `proc_fd` is the host's /proc, to be closed, and `code_name`
-    names the code below CODE_PARENT.
+    which has an init. `code_dir` is empty where there is no agent. In namespaces `proc_fd` is the
+    host's /proc, to be closed, and `code_name` names the code below CODE_PARENT.
     """
 
     limits: Limits
     scratch_dir: str
     parent_pid: int
+    walls: Walls
+    code_dir: str = ""
     code_name: str = ""
     proc_fd: int = -1
     has_init: bool = False
@@ -31,7 +54,17 @@ class Confinement:
     @property
     def is_in_namespaces(self) -> bool:
         """Whether the zygote has namespaces of its own."""
-        return self.proc_fd >= 0
+        return self.walls.has_namespaces
+
+    def has(self, need: Need) -> bool:
+        """Tell whether what a layer is made of is there for this job."""
+        return {
+            Need.NOTHING: True,
+            Need.NAMESPACES: self.walls.has_namespaces,
+            Need.INIT: self.walls.has_namespaces and self.has_init,
+            Need.LANDLOCK: self.walls.landlock_abi > 0,
+            Need.SECCOMP: self.walls.filters_calls,
+        }[need]
 
 
 @dataclass(frozen=True)
@@ -41,8 +74,7 @@ class Layer:
     name: str
     promise: str
     apply: Callable[[Confinement], None]
-    needs_namespaces: bool = False
-    is_offered: Callable[[], bool] = lambda: True
+    need: Need = Need.NOTHING
 
 
 LAYERS = (
@@ -51,25 +83,25 @@ LAYERS = (
         "mounts",
         "no file but Python, its own code and an empty scratch folder; no network",
         linux_namespaces.own_mounts,
-        needs_namespaces=True,
+        Need.NAMESPACES,
     ),
     Layer(
         "user_namespace",
-        "not traceable by other runs; undoes no mount; processes counted per run",
+        "not traceable by other runs; undoes no mount; processes and threads counted per run",
         linux_namespaces.own_user_namespace,
-        needs_namespaces=True,
+        Need.NAMESPACES,
     ),
     Layer(
         "capabilities",
         "no privilege, not even over itself",
         linux_namespaces.drop_capabilities,
-        needs_namespaces=True,
+        Need.NAMESPACES,
     ),
     Layer(
         "processes",
         "sees and signals its own processes alone, and all end with it",
         linux_namespaces.confirm_own_processes,
-        needs_namespaces=True,
+        Need.INIT,
     ),
     Layer("session", "no terminal; one signal ends the whole group", posix.enter_session),
     Layer("parent_death", "does not outlive the zygote", posix.die_with_parent),
@@ -77,17 +109,21 @@ LAYERS = (
     Layer("no_new_privs", "set-uid programs give nothing", posix.refuse_new_privileges),
     Layer("not_dumpable", "no core files; not traceable", posix.refuse_tracing),
     Layer(
+        "files",
+        "opens no file but Python, its own code and its scratch folder",
+        linux_landlock.restrict_files,
+        Need.LANDLOCK,
+    ),
+    Layer(
         "system_calls",
-        "no sockets, tracing, mounts, keys or other calls that walls get holes by",
+        "no sockets, signals to others, new processes, tracing, mounts, keys",
         linux_seccomp.refuse_system_calls,
-        needs_namespaces=True,
-        is_offered=linux_seccomp.is_offered,
+        Need.SECCOMP,
     ),
     Layer("environment", "no variable of the server", posix.clean_environment),
 )
 
 
 def layers_for(confinement: Confinement) -> list[Layer]:
-    """Return the layers that this machine takes, in order."""
-    offered = [one for one in LAYERS if one.is_offered()]
-    return [one for one in offered if confinement.is_in_namespaces or not one.needs_namespaces]
+    """Return the layers that this job takes, in order."""
+    return [layer for layer in LAYERS if confinement.has(layer.need)]

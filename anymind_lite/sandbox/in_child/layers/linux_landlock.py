@@ -12,13 +12,20 @@ anything. Before ABI 3 (Linux 6.2) it does not see truncate(2) either, before 4 
 each of these as well. Before 2 (5.19) files cannot change folders, even within the scratch folder.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
 import stat
 import struct
 import sys
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anymind_lite.sandbox.in_child.layers import Confinement
 
 # The same on every architecture but alpha (scripts/syscall.tbl).
 _SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446
@@ -81,11 +88,35 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
+def restrict_files(confinement: Confinement) -> None:
+    """Open Python's files and the agent's code to read, the scratch folder to write; no other.
+
+    Only a run that may start processes can start what it reads: Python, mostly.
+    """
+    walls = confinement.walls
+    code = filter(None, [confinement.code_dir])
+    restrict(
+        readable=[*walls.readable, *code],
+        writable=[*walls.devices, confinement.scratch_dir],
+        executable=[sys.executable, *walls.readable] if confinement.has_init else (),
+        abi=walls.landlock_abi,
+    )
+
+
 def supported_abi() -> int:
     """Return the kernel's version of Landlock, 0 where there is none or it is switched off."""
     if sys.platform != "linux":
         return 0
     return max(0, int(_syscall(_SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)))
+
+
+def why_not() -> str:
+    """Tell why there is no Landlock here; "" where there is."""
+    if sys.platform != "linux":
+        return "this is no Linux"
+    if supported_abi():
+        return ""
+    return f"the kernel offers no Landlock ({os.strerror(ctypes.get_errno())})"
 
 
 def runtime_paths() -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from anymind_lite.sandbox.in_child.layers.linux_bpf import (
 )
 
 if TYPE_CHECKING:
-    from anymind_lite.sandbox.in_child.layers import Confinement
+    from anymind_lite.sandbox.in_child.layers import Confinement, Walls
 
 # linux/audit.h, by the name that uname(2) gives, with the column of the table of numbers.
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
@@ -138,28 +138,41 @@ _Rules = dict[str, Rule | Verdict]
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
-def is_offered() -> bool:
-    """Tell whether this kernel filters system calls and its calls are known here."""
-    if sys.platform != "linux" or _prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
-        return False
+def why_not() -> str:
+    """Tell why system calls cannot be filtered here; "" where they can."""
+    if sys.platform != "linux":
+        return "this is no Linux"
+    if _prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
+        return f"the kernel has no seccomp ({os.strerror(ctypes.get_errno())})"
     try:
         _architecture()
-    except OSError:
-        return False
-    return True
-
-
-@functools.cache
-def filter_in_namespaces(*, allows_processes: bool) -> Program:
-    """Return the filter of a run in namespaces; with processes it has a pid namespace too."""
-    return build_filter(
-        allows_processes=allows_processes, has_own_pids=allows_processes, is_only_wall=False
-    )
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return ""
 
 
 def refuse_system_calls(confinement: Confinement) -> None:
     """Refuse what agent code may not ask of the kernel; the last layer but the environment."""
-    install(filter_in_namespaces(allows_processes=confinement.has_init), os.getpid())
+    program = filter_for(confinement.walls, has_init=confinement.has_init)
+    install(program, os.getpid())
+
+
+def filter_for(walls: Walls, *, has_init: bool) -> Program:
+    """Return the filter of a run; only with an init may it start processes, in its own namespace.
+
+    Called once for each kind before the fork, so that no child has to build one.
+    """
+    return _cached_filter(has_init, not walls.has_namespaces, walls.landlock_abi)
+
+
+@functools.cache
+def _cached_filter(has_init: bool, is_only_wall: bool, landlock_abi: int) -> Program:
+    return build_filter(
+        allows_processes=has_init,
+        has_own_pids=has_init,
+        is_only_wall=is_only_wall,
+        landlock_abi=landlock_abi,
+    )
 
 
 def build_filter(
