@@ -296,6 +296,16 @@ def test_tree_within_its_bounds_passes(tmp_path: Path) -> None:
     check_tree(tmp_path, max_entries=3, max_bytes=1_000_000)
 
 
+def make_files(path: Path) -> None:
+    for number in range(201):
+        (path / str(number)).touch()
+
+
+def make_links(path: Path) -> None:
+    for number in range(201):
+        (path / str(number)).symlink_to("x")
+
+
 def nested(path: Path) -> None:
     for _ in range(150):
         path = path / "d"
@@ -304,8 +314,8 @@ def nested(path: Path) -> None:
 
 TOO_MUCH: dict[str, Callable[[Path], object]] = {
     "bytes": lambda path: (path / "file").write_bytes(b"x" * 200_000),
-    "files": lambda path: [(path / str(number)).touch() for number in range(201)],
-    "links": lambda path: [(path / str(number)).symlink_to("x") for number in range(201)],
+    "files": make_files,
+    "links": make_links,
     "depth": nested,
 }
 
