@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MEGABYTE = 1024 * 1024
+# What a run touches of the interpreter's own pages, with room to spare.
+_PYTHON_BYTES = 32 * MEGABYTE
 
 
 class Tier(StrEnum):
@@ -46,3 +48,8 @@ class Limits:
     scratch_bytes: int = 64 * MEGABYTE
     scratch_files: int = 4096
     processes: int = 64
+
+    @property
+    def run_bytes(self) -> int:
+        """The most memory of all processes of a run together, its scratch folder included."""
+        return self.data_bytes + self.scratch_bytes + _PYTHON_BYTES

@@ -97,6 +97,7 @@ class Need(StrEnum):
     INIT = "init"  # namespaces, and a run that may start processes
     LANDLOCK = "landlock"
     SECCOMP = "seccomp"
+    CGROUP = "cgroup"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Ground:
     has_namespaces: bool = False
     landlock_abi: int = 0
     filters_calls: bool = False
+    has_cgroups: bool = False
     agent_uid: int = -1
     layers: tuple[LayerFact, ...] = ()
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -203,7 +205,7 @@ def send_message(sock: socket.socket, message: dict[str, Any], fds: Sequence[int
         sock.sendall(data[sent:])
 
 
-def receive_message(sock: socket.socket, max_fds: int = 4) -> tuple[dict[str, Any], list[int]]:
+def receive_message(sock: socket.socket, max_fds: int = 5) -> tuple[dict[str, Any], list[int]]:
     """Receive one frame and its descriptors. Raises EOFError when the other end hung up."""
     space = socket.CMSG_SPACE(max_fds * array.array("i").itemsize)
     header, ancillary, _flags, _address = sock.recvmsg(HEADER.size, space, _RECEIVE_FLAGS)

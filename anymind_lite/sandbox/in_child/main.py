@@ -43,6 +43,7 @@ class Birth:
     zygote_pid: int
     walls: Walls
     proc_fd: int = -1
+    cgroup_fd: int = -1
     has_init: bool = False
 
 
@@ -50,6 +51,7 @@ def child_main(birth: Birth) -> NoReturn:
     """Take the descriptors, apply every layer, run the job, exit."""
     try:
         _reset_signals()
+        cgroup_fd = _lift(birth.cgroup_fd) if birth.walls.has_cgroups else -1
         _lay_out_descriptors(birth.report_fd, birth.log_fd, birth.job_fd)
         job, places = read_job(JOB_FD)
         confinement = Confinement(
@@ -60,6 +62,7 @@ def child_main(birth: Birth) -> NoReturn:
             walls=birth.walls,
             code_dir=job.code_dir,
             code_name=places.code_name,
+            cgroup_fd=cgroup_fd,
             proc_fd=birth.proc_fd,
             has_init=birth.has_init,
         )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from anymind_lite.sandbox.in_server.cgroup import RunCgroup
 from anymind_lite.sandbox.in_server.log_buffer import LogBuffer
 from anymind_lite.sandbox.in_server.outcome import Observed, max_report_bytes
 from anymind_lite.sandbox.in_server.scratch import HostScratch
@@ -44,6 +45,7 @@ class Conversation:
         self.ground: Ground | None = None  # what the job runs on, once it was handed over
         self.scratch: HostScratch | None = None  # where the run cannot have one of its own
         self._next_scratch_look = 0.0
+        self.cgroup: RunCgroup | None = None
         self.ended = threading.Event()
         self._is_cancelled = False
         self._is_log_flood = False
@@ -67,6 +69,7 @@ class Conversation:
             job_fd = _anonymous_file(text)
             theirs.callback(os.close, job_fd)
             fds = [lease_end.fileno(), report_end, log_end, job_fd]
+            fds += [self.cgroup.procs_fd] if self.cgroup else []
             message = {
                 "wall_seconds": self._limits.wall_seconds,
                 "has_init": ground.gives_init(job),
@@ -209,6 +212,7 @@ class Conversation:
             is_cancelled=self._is_cancelled,
             is_log_flood=self._is_log_flood,
             is_scratch_full=self._is_scratch_full,
+            is_out_of_memory=self.cgroup is not None and self.cgroup.ran_out_of_memory(),
             failure=failure or ("" if has_outrun else self._failure),
             cpu_ms=seen.get("cpu_ms", 0),
             max_rss_kb=seen.get("max_rss_kb", 0),

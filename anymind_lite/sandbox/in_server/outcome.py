@@ -52,6 +52,7 @@ class Observed:
     is_cancelled: bool = False
     is_log_flood: bool = False
     is_scratch_full: bool = False
+    is_out_of_memory: bool = False
     failure: str = ""
     cpu_ms: int = 0
     max_rss_kb: int = 0
@@ -140,11 +141,17 @@ def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, s
     if seen.is_log_flood:
         written = limits.log_written_bytes
         return StopReason.OUTPUT_TOO_LARGE, f"The agent printed more than {written:,} bytes."
+    if seen.is_out_of_memory:
+        return StopReason.OUT_OF_MEMORY, _out_of_memory(limits)
     if seen.is_scratch_full:
         return StopReason.OUTPUT_TOO_LARGE, _scratch_full(limits)
     if seen.status is not None and seen.status & 0x7F:
         return _judge_signal(seen.status & 0x7F, seen, limits)
     return None
+
+
+def _out_of_memory(limits: Limits) -> str:
+    return f"The agent needed more than {limits.data_bytes // MEGABYTE} MB of memory."
 
 
 def _scratch_full(limits: Limits) -> str:
@@ -199,12 +206,7 @@ def _judge_failure(kind: ReportKind, report: dict[str, Any], limits: Limits) -> 
         case ReportKind.OUTPUT_TOO_LARGE:
             return StopReason.OUTPUT_TOO_LARGE, _too_large(report, limits), report
         case ReportKind.OUT_OF_MEMORY:
-            limit = limits.data_bytes // (1024 * 1024)
-            return (
-                StopReason.OUT_OF_MEMORY,
-                f"The agent needed more than {limit} MB of memory.",
-                {},
-            )
+            return StopReason.OUT_OF_MEMORY, _out_of_memory(limits), {}
         case ReportKind.EXITED:
             code = _number(report.get("code"))
             return StopReason.EXITED, _exit_message(1 if code is None else code), {}

@@ -39,6 +39,8 @@ _SWITCHES = (
     ),
 )
 _FIXES = {
+    Need.CGROUP: "none is needed; to have it, run the server as a systemd service of its own with "
+    "Delegate=yes (docs/installation.md has a unit)",
     Need.NAMESPACES: "a Linux kernel with user namespaces (CONFIG_USER_NS)",
     Need.LANDLOCK: "a Linux kernel from 5.13 on, with landlock among its security modules: "
     "add it to lsm= on the kernel's command line (cat /sys/kernel/security/lsm shows them)",

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated, RunCgroup
 from anymind_lite.sandbox.in_server.conversation import Conversation
 from anymind_lite.sandbox.in_server.outcome import Outcome, read_outcome
 from anymind_lite.sandbox.in_server.scratch import HostScratch, remove_scratch
@@ -52,6 +53,8 @@ class Supervisor:
         self._scratch_parent = scratch_parent
         self._code_parent = code_parent
         self._min_tier = min_tier
+        self._cgroups: Cgroups | None = None
+        self._why_no_cgroups = ""
         self._ground = Ground(zygote_pid=0, error="it was not started")
         self._lock = threading.Lock()  # never held while waiting for another process
         self._changed = threading.Condition(self._lock)
@@ -70,11 +73,20 @@ class Supervisor:
         # A root server's sandbox is another user, who passes through to the one version's code.
         self._code_parent.chmod(0o711)
         self._stopping.clear()
+        self._take_cgroups()
         self._spawn()
         self._watcher = threading.Thread(
             target=self._replace_dead_zygotes, name="zygote-watch", daemon=True
         )
         self._watcher.start()
+
+    def _take_cgroups(self) -> None:
+        try:
+            self._cgroups = Cgroups.take()
+            self._cgroups.remove_old_runs()
+            self._why_no_cgroups = ""
+        except NotDelegated as exc:
+            self._cgroups, self._why_no_cgroups = None, str(exc)
 
     def stop(self) -> None:
         """Kill every job and the zygote, and wait until they are gone."""
@@ -190,6 +202,7 @@ class Supervisor:
                 return "The sandbox is being started again."
             try:
                 conversation.scratch = self._make_scratch(ground, folders)
+                conversation.cgroup = self._make_cgroup(job, folders)
                 text = self._encode(job, conversation.scratch, payload)
                 if self._send(control, conversation, job, ground, text):
                     return ""
@@ -255,6 +268,13 @@ class Supervisor:
         folders.callback(scratch.remove)
         return scratch
 
+    def _make_cgroup(self, job: Job, folders: ExitStack) -> RunCgroup | None:
+        if self._cgroups is None:
+            return None
+        group = self._cgroups.new_run(job.limits)
+        folders.callback(_remove_cgroup, group)
+        return group
+
     def _spawn(self) -> None:
         """Start a zygote and hear what it stands on. Raises OSError."""
         control, theirs = socket.socketpair()
@@ -283,7 +303,14 @@ class Supervisor:
 
     def _start_stub(self, theirs: socket.socket) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_STUB_PATH), str(theirs.fileno())],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                str(_STUB_PATH),
+                str(theirs.fileno()),
+                self._why_no_cgroups,
+            ],
             pass_fds=[theirs.fileno()],
             env={"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"},
             cwd=self._code_parent,  # how it learns of it: a path would have to be readable
@@ -335,6 +362,13 @@ def _refusal_of_processes(job: Job, ground: Ground) -> str:
     if job.allows_processes and not ground.has_namespaces:
         return "An agent with subprocess: true needs namespaces, which this machine does not offer."
     return ""
+
+
+def _remove_cgroup(group: RunCgroup) -> None:
+    try:
+        group.remove()
+    except OSError:
+        logger.exception("event=cgroup_not_removed")
 
 
 def _hear_ground(control: socket.socket) -> Ground:

@@ -25,9 +25,14 @@ from anymind_lite.sandbox.protocol import SANDBOX_UID, Ground, LayerFact, Need
 _NOBODY = Confinement(Limits(), "", 0, Walls())
 
 
-def find_ground() -> Ground:
-    """Try every wall and tell which stand; without namespaces a root server's stub leaves root."""
+def find_ground(why_no_cgroups: str) -> Ground:
+    """Try every wall and tell which stand; without namespaces a root server's stub leaves root.
+
+    What the server says of cgroups is "" where it makes them.
+    """
     ground = Ground(os.getpid(), agent_uid=SANDBOX_UID if os.geteuid() == 0 else os.geteuid())
+    no_cgroups = _without(ground, Need.CGROUP, why_no_cgroups)
+    ground = no_cgroups or replace(ground, has_cgroups=True)
     try:
         ground = _with_landlock(ground)
         ground = _with_filter(ground)
@@ -43,11 +48,17 @@ def find_ground() -> Ground:
 
 def walls_of(ground: Ground) -> Walls:
     """Return what a job's walls are made of; call it where the zygote will stand."""
-    walls = Walls(ground.has_namespaces, ground.landlock_abi, ground.filters_calls)
+    walls = _bare_walls(ground)
     if not ground.landlock_abi:
         return walls
     readable = top_folders() if ground.has_namespaces else linux_landlock.runtime_paths()
     return replace(walls, readable=readable, devices=linux_landlock.device_paths())
+
+
+def _bare_walls(ground: Ground) -> Walls:
+    return Walls(
+        ground.has_namespaces, ground.landlock_abi, ground.filters_calls, ground.has_cgroups
+    )
 
 
 def _with_landlock(ground: Ground) -> Ground:
@@ -71,7 +82,8 @@ def _with_filter(ground: Ground) -> Ground:
 
 
 def _with_namespaces(ground: Ground) -> Ground:
-    why_not = _refusal(lambda: probe(lambda: walls_of(replace(ground, has_namespaces=True))))
+    inside = replace(ground, has_namespaces=True, has_cgroups=False)  # no group is made for a try
+    why_not = _refusal(lambda: probe(lambda: walls_of(inside)))
     return _without(ground, Need.NAMESPACES, why_not) or replace(ground, has_namespaces=True)
 
 
@@ -94,6 +106,5 @@ def _without(ground: Ground, need: Need, why_not: str) -> Ground | None:
 
 
 def _facts(ground: Ground) -> tuple[LayerFact, ...]:
-    walls = Walls(ground.has_namespaces, ground.landlock_abi, ground.filters_calls)
-    job = replace(_NOBODY, walls=walls, has_init=True)
+    job = replace(_NOBODY, walls=_bare_walls(ground), has_init=True)
     return tuple(LayerFact(one.name, one.promise, one.need, job.has(one.need)) for one in LAYERS)

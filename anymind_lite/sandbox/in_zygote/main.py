@@ -134,9 +134,16 @@ class Zygote:
     def _fork(self, child_fds: list[int], *, has_init: bool = False) -> int:
         pid = os.fork()
         if pid == 0:
-            report_fd, log_fd, job_fd = child_fds
+            report_fd, log_fd, job_fd, *cgroup_fd = child_fds
             self._birth = Birth(
-                report_fd, log_fd, job_fd, self._pid, self._walls, self._proc_fd, has_init
+                report_fd,
+                log_fd,
+                job_fd,
+                zygote_pid=self._pid,
+                walls=self._walls,
+                proc_fd=self._proc_fd,
+                cgroup_fd=cgroup_fd[0] if cgroup_fd else -1,
+                has_init=has_init,
             )
             self._forget_runs()
         return pid

@@ -1,9 +1,10 @@
 """The stub: what the server starts. It makes the namespaces and watches over the zygote in them.
 
-Runs as a process of its own, started by path (`python -I -S stub.py FD`) with an empty environment,
-its working folder the parent of all unpacked code. It tries in a throw-away child what the machine
-offers, tells the server, and forks the zygote as process 1 of a pid namespace, whose end is the end
-of every process in it. Without namespaces it becomes the zygote itself.
+Runs as a process of its own, started by path (`python -I -S stub.py FD WHY_NO_CGROUPS`) with an
+empty environment, its working folder the parent of all unpacked code. It tries in throw-away
+children what the machine offers, tells the server, and forks the zygote as process 1 of a pid
+namespace, whose end is the end of every process in it. Without namespaces it becomes the zygote
+itself.
 """
 
 import os
@@ -41,13 +42,14 @@ def _serve() -> Birth | None:
     """Find out what there is, and serve on the strongest ground."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
+    why_no_cgroups = sys.argv[2]
     sys.path.remove(_PROJECT_DIR)
     sys.argv, sys.orig_argv = [""], [""]  # where the server is installed is no agent's business
     sys.executable = os.path.realpath(sys.executable)  # of an environment, a link to elsewhere
     site.setquit()  # -S leaves out exit() and quit(), which people's code calls
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # only the server's hang-up ends it
-    ground = find_ground()
+    ground = find_ground(why_no_cgroups)
     # Outside of any `except`: an agent's traceback would show what was being handled.
     if ground.error:
         _tell(control, ground)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from anymind_lite.sandbox.in_child.layers import (
+    linux_cgroup,
     linux_landlock,
     linux_namespaces,
     linux_seccomp,
@@ -29,6 +30,7 @@ class Walls:
     has_namespaces: bool = False
     landlock_abi: int = 0
     filters_calls: bool = False
+    has_cgroups: bool = False
     readable: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
 
@@ -48,6 +50,7 @@ class Confinement:
     walls: Walls
     code_dir: str = ""
     code_name: str = ""
+    cgroup_fd: int = -1
     proc_fd: int = -1
     has_init: bool = False
 
@@ -64,6 +67,7 @@ class Confinement:
             Need.INIT: self.walls.has_namespaces and self.has_init,
             Need.LANDLOCK: self.walls.landlock_abi > 0,
             Need.SECCOMP: self.walls.filters_calls,
+            Need.CGROUP: self.walls.has_cgroups,
         }[need]
 
 
@@ -78,6 +82,12 @@ class Layer:
 
 
 LAYERS = (
+    Layer(
+        "cgroup",
+        "memory and processes of the whole run bounded together",
+        linux_cgroup.join,
+        Need.CGROUP,
+    ),
     Layer("descriptors", "no file or socket of the server", posix.close_descriptors),
     Layer(
         "mounts",
