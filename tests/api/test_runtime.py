@@ -37,6 +37,9 @@ EXECUTION_KEYS = [
     "logs",
     "created_at",
     "updated_at",
+    "error_code",
+    "tier",
+    "layers",
 ]
 
 

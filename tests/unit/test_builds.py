@@ -10,7 +10,7 @@ import pytest
 
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.database import write_transaction
-from anymind_lite.manifest import Manifest, load_manifest
+from anymind_lite.manifest import LIMIT_KEYS, Manifest, load_manifest
 from anymind_lite.models import Agent, AgentVersion, VersionStatus
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import MEGABYTE, Limits
@@ -172,6 +172,7 @@ def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
         store=store,
         sandbox=sandbox,
         limits=Limits(wall_seconds=60),
+        caps=dict.fromkeys(LIMIT_KEYS, 1024),
         archive_limits=ArchiveLimits(max_bytes=MEGABYTE, max_files=100),
     )
     yield Workshop(store, sandbox, builder, rows)
