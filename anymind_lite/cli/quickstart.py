@@ -95,6 +95,7 @@ def _demonstrate(url: str, account_path: Path) -> Demonstration:
     """Do over HTTP what a first user does. Raises ApiError and QuickstartFailed."""
     account, is_new = _account(url, account_path)
     client = ApiClient(url, api_key=account.api_key)
+    require_sandbox(client.get("/system/sandbox"))
     folder = _settings.PROJECT_DIR / "examples" / _EXAMPLE
     agent = _ready_agent(client, folder)
     payload = json.loads((folder / "payload.json").read_text(encoding="utf-8"))
@@ -104,6 +105,12 @@ def _demonstrate(url: str, account_path: Path) -> Demonstration:
     if execution["status"] != "completed":
         raise QuickstartFailed(f"The execution failed: {execution['error_message']}")
     return Demonstration(account, is_new, agent["id"], agent["name"], payload, execution, seconds)
+
+
+def require_sandbox(state: dict[str, Any]) -> None:
+    """Tell what to do where agents would be refused, as on macOS. Raises QuickstartFailed."""
+    if not state["can_run"]:
+        raise QuickstartFailed(state["message"])
 
 
 def _account(url: str, path: Path) -> tuple[Account, bool]:

@@ -45,7 +45,10 @@ def _message(ground: Ground, min_tier: Tier) -> str:
         return f"Sandbox set-up failed ({ground.error})."
     if ground.tier.reaches(min_tier):
         return f"Agents run in tier {ground.tier}."
-    return f"Agents are refused: this machine reaches tier {ground.tier}, MIN_TIER is {min_tier}."
+    return (
+        f"Agents are refused: this machine reaches tier {ground.tier}, MIN_TIER is {min_tier}. "
+        f"`python3 run.py doctor` tells why; MIN_TIER={ground.tier} runs those that you trust."
+    )
 
 
 def _layers(sandbox: Supervisor) -> tuple[LayerReport, ...]:

@@ -52,4 +52,6 @@ def test_whether_agents_can_run_follows_from_both_tiers(
 ) -> None:
     monkeypatch.setattr(backend.sandbox, "_ground", ground)
     state = sandbox_state(backend.sandbox, min_tier)
-    assert (state.can_run, state.message) == (can_run, message)
+    assert state.can_run == can_run
+    assert state.message.startswith(message)
+    assert (f"MIN_TIER={ground.tier} runs" in state.message) == (not can_run and not ground.error)
