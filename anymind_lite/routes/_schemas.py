@@ -369,7 +369,9 @@ class AgentSchema(Shape):
 
 LimitsSchema = Shape.from_dict(
     {
-        key: fields.Float(metadata={"minimum": known.least, "maximum": known.most})
+        key: (fields.Integer if known.is_whole else fields.Float)(
+            metadata={"minimum": known.least, "maximum": known.most}
+        )
         for key, known in LIMIT_KEYS.items()
     },
     name="Limits",

@@ -12,7 +12,7 @@ from anymind_lite.database import write_transaction
 from anymind_lite.errors import Overloaded
 from anymind_lite.models import Agent, AgentVersion, ErrorCode, Execution, User
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
-from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.services import executions
 from anymind_lite.services.pages import Page
 from tests.api.conftest import (
@@ -156,6 +156,34 @@ def test_every_reason_has_a_code_but_success() -> None:
     assert [reason for reason, code in codes.items() if code is None] == [StopReason.RETURNED]
     assert codes[StopReason.IMPORT_FAILED] is ErrorCode.EXCEPTION
     assert set(codes.values()) - {None} == set(ErrorCode)
+
+
+@pytest.mark.parametrize("reason", [StopReason.SANDBOX_FAILURE, StopReason.CANCELLED])
+def test_what_ends_with_the_server_is_not_the_sandboxs_failure(
+    client: FlaskClient,
+    alice: Person,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: StopReason,
+) -> None:
+    agent_id = deploy(client, alice, "def handle(payload): pass\n")
+
+    def end(*_: object, **__: object) -> Outcome:
+        backend.executor.interrupt()
+        return Outcome(reason, "what the sandbox saw", "printed", 1, tier=Tier.A, layers=("x", "y"))
+
+    monkeypatch.setattr(backend.sandbox, "run", end)
+    path = f"{RUNTIME}/{agent_id}/execute"
+    try:
+        response = client.post(path, json={"payload": {}}, headers=alice.by_key)
+        detail(client.post(path, json={"payload": {}}, headers=alice.by_key), 503)
+    finally:
+        backend.executor.begin()
+    execution = body_of(response, 201)
+    assert (execution["status"], execution["error_code"]) == ("failed", "server_restarted")
+    assert execution["error_message"] == "Interrupted by a server restart."
+    assert (execution["logs"], execution["tier"]) == ("printed", "A")
+    assert execution["layers"] == ["x", "y"]
 
 
 class TestList:
