@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
-from anymind_lite.routes import agents, api_keys, auth, health, logs, runtime, uploads
+from anymind_lite.routes import agents, api_keys, auth, health, logs, runtime, system, uploads
 from anymind_lite.routes._context import EXTENSION
 from anymind_lite.routes._errors import register_error_handler
 from anymind_lite.routes._limits import limit_sign_in
@@ -30,6 +30,7 @@ _BLUEPRINTS = (
     uploads.blueprint,
     runtime.blueprint,
     logs.blueprint,
+    system.blueprint,
     health.blueprint,
 )
 

@@ -15,10 +15,11 @@ from anymind_lite.database import open_database
 from anymind_lite.errors import StartupError
 from anymind_lite.files import make_dir_durable
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
-from anymind_lite.sandbox.policy import MEGABYTE, Limits
+from anymind_lite.sandbox.policy import Tier
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
 from anymind_lite.services.executions import Executor
+from anymind_lite.services.limits import operator_caps, operator_limits
 from anymind_lite.services.recovery import hint_queued, recover_at_start, requeue_orphans
 from anymind_lite.services.slots import SlotPool
 from anymind_lite.storage import ArtifactStore
@@ -48,7 +49,9 @@ class Backend:
         self.store = ArtifactStore(
             settings.storage_path, settings.code_path, max_upload_bytes=settings.upload_max_bytes
         )
-        self.sandbox = Supervisor(settings.run_path / "scratch", settings.code_path)
+        self.sandbox = Supervisor(
+            settings.run_path / "scratch", settings.code_path, min_tier=Tier(settings.min_tier)
+        )
         self.executor = Executor(
             slots=SlotPool(
                 settings.worker_concurrency,
@@ -57,13 +60,15 @@ class Backend:
             ),
             sandbox=self.sandbox,
             store=self.store,
-            limits=_limits(settings, settings.execution_timeout_seconds),
+            limits=operator_limits(settings, settings.execution_timeout_seconds),
+            caps=operator_caps(settings),
             archive_limits=archive_limits,
         )
         self._builder = Builder(
             store=self.store,
             sandbox=self.sandbox,
-            limits=_limits(settings, settings.build_timeout_seconds),
+            limits=operator_limits(settings, settings.build_timeout_seconds),
+            caps=operator_caps(settings),
             archive_limits=archive_limits,
         )
         self.build_queue = BuildQueue(
@@ -115,7 +120,7 @@ class Backend:
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
-        self.executor.slots.open()
+        self.executor.begin()
         logger.info("event=started data_dir=%s", settings.data_dir)
 
     def _repair(self) -> None:
@@ -141,6 +146,7 @@ class Backend:
         """
         self.executor.slots.close()
         self.build_queue.stop()
+        self.executor.interrupt()
         self.sandbox.stop()
         self.executor.slots.wait_until_idle(_LAST_ROWS_SECONDS)
         self._resources.close()
@@ -184,20 +190,6 @@ def _refuse_lost_database(settings: Settings) -> None:
             f"The database {path} is missing, but {settings.storage_path} holds artifacts. "
             "Restore the database from a backup, or move the artifacts away to begin anew."
         )
-
-
-def _limits(settings: Settings, wall_seconds: float) -> Limits:
-    return Limits(
-        wall_seconds=wall_seconds,
-        cpu_seconds=int(wall_seconds) + 1,
-        address_space_bytes=settings.execution_address_space_mb * MEGABYTE,
-        data_bytes=settings.execution_memory_mb * MEGABYTE,
-        file_bytes=settings.execution_file_mb * MEGABYTE,
-        open_files=settings.execution_open_files,
-        log_kept_bytes=settings.execution_log_kb * 1024,
-        log_written_bytes=settings.execution_log_written_mb * MEGABYTE,
-        report_bytes=settings.result_max_bytes,
-    )
 
 
 def _every(seconds: float, action: Callable[[], None], *, name: str) -> Callable[[], None]:

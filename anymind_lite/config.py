@@ -246,6 +246,13 @@ class Settings:
         table="workers",
         doc="Builds that run at once",
     )
+    min_tier: str = _setting(
+        "MIN_TIER",
+        Choice("A", "B", "C"),
+        default="B",
+        table="execution",
+        doc="Weakest tier of sandbox that may run agents; on systems other than Linux set C",
+    )
     execution_timeout_seconds: float = _setting(
         "EXECUTION_TIMEOUT_SECONDS",
         Seconds(0.1, 3600),
@@ -281,6 +288,27 @@ class Settings:
         table="execution",
         doc="Largest file that an execution may write",
     )
+    execution_scratch_mb: int = _setting(
+        "EXECUTION_SCRATCH_MB",
+        Integer(1, _MAX_MB, "MB"),
+        default=64,
+        table="execution",
+        doc="Size of an execution's scratch folder, kept in memory; in namespaces only",
+    )
+    execution_scratch_files: int = _setting(
+        "EXECUTION_SCRATCH_FILES",
+        Integer(16, 1000000),
+        default=4096,
+        table="execution",
+        doc="Files and folders in an execution's scratch folder; in namespaces only",
+    )
+    execution_processes: int = _setting(
+        "EXECUTION_PROCESSES",
+        Integer(1, 65536),
+        default=64,
+        table="execution",
+        doc="Processes and threads of an execution together; in namespaces only",
+    )
     execution_open_files: int = _setting(
         "EXECUTION_OPEN_FILES",
         Integer(16, 65536),
@@ -301,6 +329,63 @@ class Settings:
         default=16,
         table="execution",
         doc="An execution that prints more is ended; at least EXECUTION_LOG_KB",
+    )
+    max_timeout_seconds: float = _setting(
+        "MAX_TIMEOUT_SECONDS",
+        Seconds(0.1, 3600),
+        default=300,
+        table="caps",
+        doc="Longest timeout_seconds in an anymind.yaml; at least EXECUTION_TIMEOUT_SECONDS",
+    )
+    max_memory_mb: int = _setting(
+        "MAX_MEMORY_MB",
+        Integer(16, _MAX_MB, "MB"),
+        default=1024,
+        table="caps",
+        doc="Largest memory_mb in an anymind.yaml; at least EXECUTION_MEMORY_MB",
+    )
+    max_address_space_mb: int = _setting(
+        "MAX_ADDRESS_SPACE_MB",
+        Integer(64, _MAX_MB, "MB"),
+        default=4096,
+        table="caps",
+        doc="Largest address_space_mb in an anymind.yaml; at least EXECUTION_ADDRESS_SPACE_MB "
+        "and MAX_MEMORY_MB",
+    )
+    max_file_mb: int = _setting(
+        "MAX_FILE_MB",
+        Integer(1, _MAX_MB, "MB"),
+        default=256,
+        table="caps",
+        doc="Largest file_mb in an anymind.yaml; at least EXECUTION_FILE_MB",
+    )
+    max_scratch_mb: int = _setting(
+        "MAX_SCRATCH_MB",
+        Integer(1, _MAX_MB, "MB"),
+        default=256,
+        table="caps",
+        doc="Largest scratch_mb in an anymind.yaml; at least EXECUTION_SCRATCH_MB",
+    )
+    max_scratch_files: int = _setting(
+        "MAX_SCRATCH_FILES",
+        Integer(16, 1000000),
+        default=16384,
+        table="caps",
+        doc="Most scratch_files in an anymind.yaml; at least EXECUTION_SCRATCH_FILES",
+    )
+    max_open_files: int = _setting(
+        "MAX_OPEN_FILES",
+        Integer(16, 65536),
+        default=256,
+        table="caps",
+        doc="Most open_files in an anymind.yaml; at least EXECUTION_OPEN_FILES",
+    )
+    max_processes: int = _setting(
+        "MAX_PROCESSES",
+        Integer(1, 65536),
+        default=128,
+        table="caps",
+        doc="Most processes in an anymind.yaml; at least EXECUTION_PROCESSES",
     )
     payload_max_bytes: int = _setting(
         "PAYLOAD_MAX_SIZE",
@@ -640,6 +725,18 @@ def _address_space_relation(settings: Settings) -> str | None:
     return f"it must be at least EXECUTION_MEMORY_MB, which is {settings.execution_memory_mb}"
 
 
+def _cap_relation(cap: str, default: str) -> Callable[["Settings"], str | None]:
+    """Hold that a version may ask for no less than what it gets without asking."""
+
+    def relation(settings: Settings) -> str | None:
+        value = getattr(settings, default.lower())
+        if getattr(settings, cap.lower()) >= value:
+            return None
+        return f"it must be at least {default}, which is {_BY_NAME[default].kind.show(value)}"
+
+    return relation
+
+
 def _log_relation(settings: Settings) -> str | None:
     if settings.execution_log_kb <= settings.execution_log_written_mb * 1024:
         return None
@@ -683,9 +780,23 @@ def _plain(path: Path) -> Path:
     return Path(normpath(path))
 
 
+# What a manifest may ask for, and what it must not be less than.
+_CAPS = (
+    ("MAX_TIMEOUT_SECONDS", "EXECUTION_TIMEOUT_SECONDS"),
+    ("MAX_MEMORY_MB", "EXECUTION_MEMORY_MB"),
+    ("MAX_ADDRESS_SPACE_MB", "EXECUTION_ADDRESS_SPACE_MB"),
+    ("MAX_ADDRESS_SPACE_MB", "MAX_MEMORY_MB"),
+    ("MAX_FILE_MB", "EXECUTION_FILE_MB"),
+    ("MAX_SCRATCH_MB", "EXECUTION_SCRATCH_MB"),
+    ("MAX_SCRATCH_FILES", "EXECUTION_SCRATCH_FILES"),
+    ("MAX_OPEN_FILES", "EXECUTION_OPEN_FILES"),
+    ("MAX_PROCESSES", "EXECUTION_PROCESSES"),
+)
+
 # The settings that a relation reads, the one to name first, and the check: a sentence, or None.
 _RELATIONS: tuple[tuple[tuple[str, ...], Callable[[Settings], str | None]], ...] = (
     (("EXECUTION_ADDRESS_SPACE_MB", "EXECUTION_MEMORY_MB"), _address_space_relation),
+    *((names, _cap_relation(*names)) for names in _CAPS),
     (("EXECUTION_LOG_KB", "EXECUTION_LOG_WRITTEN_MB"), _log_relation),
     (("SECRET_KEY", "ALGORITHM"), _secret_key_relation),
     (("STORAGE_PATH", "DATA_DIR"), _storage_relation),

@@ -12,8 +12,8 @@ import keyword
 import re
 import sys
 import unicodedata
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -37,17 +37,46 @@ _TAKEN_MODULES = sys.stdlib_module_names | {"anymind_lite", "__main__"}
 
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _NULL_TAG = "tag:yaml.org,2002:null"
+_TRUTH_TAG = "tag:yaml.org,2002:bool"
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+@dataclass(frozen=True)
+class LimitKey:
+    """What a key below `limits` may say, from `least` to `most`; a whole number if `is_whole`."""
+
+    least: float
+    most: int
+    is_whole: bool = True
+
+
+# Every key below `limits`. What a server allows is less, and is not known here.
+LIMIT_KEYS: Mapping[str, LimitKey] = {
+    "timeout_seconds": LimitKey(0.1, 3600, is_whole=False),
+    "memory_mb": LimitKey(16, 1 << 20),
+    "address_space_mb": LimitKey(64, 1 << 20),
+    "file_mb": LimitKey(1, 1 << 20),
+    "scratch_mb": LimitKey(1, 1 << 20),
+    "scratch_files": LimitKey(16, 1_000_000),
+    "open_files": LimitKey(16, 65536),
+    "processes": LimitKey(1, 65536),
+}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an anymind.yaml says; `text` is the whole of it, without a byte order mark."""
+    """What an anymind.yaml says; `text` is the whole of it, without a byte order mark.
+
+    `limits` holds those of `LIMIT_KEYS` that it asks for; `allows_processes` is its `subprocess`.
+    """
 
     name: str
     entrypoint: str
     description: str | None
     framework: str | None
     text: str
+    limits: Mapping[str, float] = field(default_factory=dict)
+    allows_processes: bool = False
 
     @property
     def module(self) -> str:
@@ -64,18 +93,22 @@ def load_manifest(text: str | bytes, files: Collection[str]) -> Manifest:
     """Return the checked manifest of an agent whose files are `files`, named from its root.
 
     `text` is UTF-8 of at most 64 KiB. `name` (1 to 200 characters on one line) and `entrypoint`
-    are required, `description` and `framework` are text if given, other keys are let be. The
+    are required, `description` and `framework` are text if given. `limits` is a mapping of numbers,
+    `subprocess` is true or false, and `network` asks for nothing. Other keys are let be. The
     entrypoint's module is a file of the agent, under a name that Python has not taken. Raises
     `BuildError`.
     """
     decoded = _decode(text)
     fields = _compose_fields(decoded)
+    _refuse_network(fields)
     return Manifest(
         name=_read_name(fields),
         entrypoint=_read_entrypoint(fields, files),
         description=_read_text(fields, "description"),
         framework=_read_text(fields, "framework"),
         text=decoded,
+        limits=_read_limits(fields),
+        allows_processes=_read_truth(fields, "subprocess"),
     )
 
 
@@ -252,6 +285,86 @@ def _refuse_taken_names(entrypoint: str, mark: yaml.Mark) -> None:
             "module of that name; rename it",
             mark,
         )
+
+
+# --- what an agent asks for ---
+
+
+def _refuse_network(fields: dict[str, yaml.Node]) -> None:
+    """Refuse to promise a network: what cannot be kept fails the build."""
+    node = fields.get("network")
+    if node is None or node.tag == _NULL_TAG:
+        return
+    is_off = node.tag == _TRUTH_TAG and not _is_true(node)
+    is_none = node.tag == _TEXT_TAG and node.value == "none"
+    is_empty = isinstance(node, yaml.CollectionNode) and not node.value
+    if not (is_off or is_none or is_empty):
+        raise _fault("network is not offered: agents have none; remove the key", node.start_mark)
+
+
+def _read_truth(fields: dict[str, yaml.Node], key: str) -> bool:
+    """Return a field that is true or false; false where it is missing or null."""
+    node = fields.get(key)
+    if node is None or node.tag == _NULL_TAG:
+        return False
+    if node.tag != _TRUTH_TAG:
+        raise _fault(f"{key} is not true or false; write one, without quotes", node.start_mark)
+    return _is_true(node)
+
+
+def _is_true(node: yaml.Node) -> bool:
+    return str(node.value).lower() in ("true", "yes", "on")
+
+
+def _read_limits(fields: dict[str, yaml.Node]) -> Mapping[str, float]:
+    """Return the numbers below `limits` by key; none where it is missing or null."""
+    node = fields.get("limits")
+    if node is None or node.tag == _NULL_TAG:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise _fault(
+            "limits is not a mapping; write lines such as timeout_seconds: 30 below it",
+            node.start_mark,
+        )
+    limits = {key.value: _read_limit(key, value) for key, value in node.value}
+    memory, space = limits.get("memory_mb", 0), limits.get("address_space_mb")
+    if space is not None and space < memory:
+        what = "limits.address_space_mb is less than limits.memory_mb; raise it, or leave it out"
+        raise _fault(what, node.start_mark)
+    return limits
+
+
+def _read_limit(key: yaml.Node, node: yaml.Node) -> float:
+    known = LIMIT_KEYS.get(key.value) if key.tag == _TEXT_TAG else None
+    if known is None:
+        raise _fault(_unknown_limit(key.value), key.start_mark)
+    number = _read_number(node, known)
+    if number is None:
+        kind = "a whole number" if known.is_whole else "a number"
+        raise _fault(
+            f"limits.{key.value} is not {kind} from {known.least:g} to {known.most}; "
+            "write one in plain digits",
+            node.start_mark,
+        )
+    return number
+
+
+def _read_number(node: yaml.Node, known: LimitKey) -> float | None:
+    """Return a number in plain digits that is in its range, else None.
+
+    YAML itself would also take 0x10, 1_000, 1:30, 010 (an eight) and .inf.
+    """
+    form = r"0|[1-9][0-9]{0,8}" if known.is_whole else r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?"
+    if node.tag not in _NUMBER_TAGS or re.fullmatch(form, node.value) is None:
+        return None
+    number = int(node.value) if node.value.isdigit() else float(node.value)
+    return number if known.least <= number <= known.most else None
+
+
+def _unknown_limit(key: str) -> str:
+    near = difflib.get_close_matches(key[:_MAX_NAME_CHARS].lower(), LIMIT_KEYS, n=1)
+    guess = f"did you mean {near[0]}? There are" if near else "there are"
+    return f"limits has no {quoted(key)}; {guess} {', '.join(LIMIT_KEYS)}"
 
 
 # --- suggestions ---

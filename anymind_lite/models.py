@@ -51,6 +51,22 @@ class ExecutionStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ErrorCode(StrEnum):
+    """What ended an execution that did not complete; a closed list."""
+
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    CPU_LIMIT = "cpu_limit"
+    OUTPUT_TOO_LARGE = "output_too_large"
+    NOT_JSON = "not_json"
+    EXCEPTION = "exception"
+    EXITED = "exited"
+    KILLED_BY_SIGNAL = "killed_by_signal"
+    SANDBOX_FAILURE = "sandbox_failure"
+    CANCELLED = "cancelled"
+    SERVER_RESTARTED = "server_restarted"
+
+
 UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 
 
@@ -117,7 +133,8 @@ class AgentVersion(BaseModel):
     """One artifact of an agent, with the state of its build.
 
     `number` counts from 1 within the agent. `claim` is the token of the build that owns the row
-    while it is `building`; `attempts` counts the builds that were begun.
+    while it is `building`; `attempts` counts the builds that were begun. `limits` is what the
+    manifest asks for, a JSON object by the keys of `manifest.LIMIT_KEYS`; null where none was read.
     """
 
     agent: Any = ForeignKeyField(Agent, backref="versions", on_delete="CASCADE")
@@ -133,10 +150,16 @@ class AgentVersion(BaseModel):
     attempts: Any = IntegerField(default=0)
     created_at: Any = InstantField()
     updated_at: Any = InstantField()
+    limits: Any = TextField(null=True)
+    allows_processes: Any = BooleanField(default=False)
 
 
 class Execution(BaseModel):
-    """One recorded call of a version; `input_data` and `output_data` are JSON text."""
+    """One recorded call of a version; `input_data` and `output_data` are JSON text.
+
+    `tier` and `layers`, their names with commas between, are the walls that stood around it; null
+    where it never came to a child.
+    """
 
     agent: Any = ForeignKeyField(Agent, backref="executions", on_delete="CASCADE")
     agent_version: Any = ForeignKeyField(AgentVersion, backref="executions", on_delete="CASCADE")
@@ -150,6 +173,9 @@ class Execution(BaseModel):
     started_at: Any = InstantField(null=True)
     finished_at: Any = InstantField(null=True)
     updated_at: Any = InstantField()
+    error_code: Any = TextField(null=True)
+    tier: Any = TextField(null=True)
+    layers: Any = TextField(null=True)
 
 
 MODELS = (User, ApiKey, Agent, AgentVersion, Execution)

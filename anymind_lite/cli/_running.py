@@ -50,7 +50,7 @@ def _drain(server: HttpServer, backend: Backend) -> None:
     logger.info("event=stopping busy=%d grace_seconds=%g", backend.executor.slots.busy, seconds)
     if not backend.drain(seconds):
         logger.warning("event=executions_killed")
-        backend.sandbox.stop()
+        backend.executor.interrupt()
         backend.drain(seconds)
 
 

@@ -5,13 +5,19 @@ import platform
 import sqlite3
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
+from anymind_lite.cli import _settings
 from anymind_lite.errors import StartupError
-from anymind_lite.sandbox.in_server.probe import LayerState, layer_states, try_sandbox
+from anymind_lite.sandbox.in_server.probe import (
+    LayerState,
+    SandboxState,
+    sandbox_state,
+    try_sandbox,
+)
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Tier
 
@@ -26,17 +32,16 @@ _MEANINGS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Show what this machine's sandbox can do; exit code 1 if agents cannot run."""
-    min_tier = Tier.B
-    found = _examine(min_tier)
+    state = _examine(Tier(_settings.load({}).settings.min_tier))
     if as_json:
-        click.echo(json.dumps(found | {"layers": [one.to_json() for one in found["layers"]]}))
+        click.echo(json.dumps(state.to_json()))
     else:
-        _print(found)
-    if not found["can_run"]:
+        _print(state)
+    if not state.can_run:
         sys.exit(1)
 
 
-def _examine(min_tier: Tier) -> dict[str, Any]:
+def _examine(min_tier: Tier) -> SandboxState:
     """Start a sandbox of its own, run a job in it, and return what was found."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
@@ -44,30 +49,25 @@ def _examine(min_tier: Tier) -> dict[str, Any]:
         sandbox = Supervisor(path / "scratch", path / "code", min_tier=min_tier)
         sandbox.start()
         try:
-            message = sandbox.refusal
-            if not message:
+            state = sandbox_state(sandbox)
+            if state.can_run:
                 try_sandbox(sandbox)
         except StartupError as exc:
-            message = str(exc)
+            state = replace(state, can_run=False, message=str(exc))
         finally:
             sandbox.stop()
-    return {
-        "tier": sandbox.ground.tier,
-        "min_tier": min_tier,
-        "can_run": not message,
-        "message": message,
-        "layers": layer_states(sandbox.ground),
-    }
+    return state
 
 
-def _print(found: dict[str, Any]) -> None:
-    tier = found["tier"]
+def _print(state: SandboxState) -> None:
     click.echo(f"Machine   {platform.platform()} {platform.machine()}")
     click.echo(f"Python    {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
-    click.echo(f"Sandbox   tier {tier}: {_MEANINGS[tier]}; MIN_TIER is {found['min_tier']}")
-    for layer in found["layers"]:
+    click.echo(
+        f"Sandbox   tier {state.tier}: {_MEANINGS[state.tier]}; MIN_TIER is {state.min_tier}"
+    )
+    for layer in state.layers:
         _print_layer(layer)
-    click.echo("Agents can run." if found["can_run"] else f"Agents cannot run: {found['message']}")
+    click.echo(state.message or "Agents can run.")
 
 
 def _print_layer(layer: LayerState) -> None:

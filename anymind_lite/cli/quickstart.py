@@ -18,7 +18,6 @@ from anymind_lite.cli._http_server import HttpServer, is_port_free
 from anymind_lite.config import Settings
 from anymind_lite.errors import AnymindError, StartupError
 from anymind_lite.files import write_durable
-from anymind_lite.sandbox.in_server.probe import try_sandbox
 from anymind_lite.sandbox.protocol import Ground
 
 _EXAMPLE = "text_analyser"
@@ -71,7 +70,8 @@ def command(no_serve: bool, as_json: bool, port: int | None, data: str | None) -
     from anymind_lite.cli._running import run_server
 
     def demonstrate(server: HttpServer, backend: Any) -> bool:
-        try_sandbox(backend.sandbox)
+        if backend.sandbox.refusal:
+            raise QuickstartFailed(backend.sandbox.refusal)
         shown = _demonstrate(server.url, settings.data_dir / "quickstart.json")
         lines = _report(shown, server.url, settings, backend.sandbox.ground)
         if server.port != wanted_port and wanted_port:

@@ -13,22 +13,26 @@ from marshmallow import EXCLUDE, Schema, fields
 
 from anymind_lite.clock import iso_format
 from anymind_lite.credentials import MAX_ID
+from anymind_lite.manifest import LIMIT_KEYS
 from anymind_lite.models import (
     Agent,
     AgentStatus,
     AgentVersion,
     ApiKey,
+    ErrorCode,
     Execution,
     ExecutionStatus,
     User,
     VersionStatus,
 )
+from anymind_lite.sandbox.policy import Tier
 from anymind_lite.services.accounts import (
     MAX_FULL_NAME_CHARS,
     MAX_USERNAME_CHARS,
     MIN_PASSWORD_CHARS,
 )
 from anymind_lite.services.agents import MAX_DESCRIPTION_CHARS
+from anymind_lite.services.limits import asked_limits
 from anymind_lite.services.logs import LogEntry
 from anymind_lite.services.names import MAX_NAME_CHARS
 from anymind_lite.services.pages import MAX_LIMIT, Page
@@ -120,13 +124,20 @@ def _instant(description: str, **kwargs: Any) -> fields.DateTime:
     return fields.DateTime(required=True, metadata=metadata, **kwargs)
 
 
-def _one_of(description: str, words: type[Any], example: str) -> fields.String:
+def _flag(description: str, *, example: bool = True) -> fields.Boolean:
+    return fields.Boolean(required=True, metadata={"description": description, "example": example})
+
+
+def _one_of(
+    description: str, words: type[Any], example: str | None, **kwargs: Any
+) -> fields.String:
+    nothing = [None] if kwargs.get("allow_none") else []
     metadata = {
         "description": description,
-        "enum": [word.value for word in words],
+        "enum": [*(word.value for word in words), *nothing],
         "example": example,
     }
-    return fields.String(required=True, metadata=metadata)
+    return fields.String(required=True, metadata=metadata, **kwargs)
 
 
 # Queries ------------------------------------------------------------------------------------------
@@ -354,6 +365,17 @@ class AgentSchema(Shape):
     updated_at = _instant("When the agent last changed")
 
 
+LimitsSchema = Shape.from_dict(
+    {
+        key: (fields.Integer if known.is_whole else fields.Float)(
+            metadata={"minimum": known.least, "maximum": known.most}
+        )
+        for key, known in LIMIT_KEYS.items()
+    },
+    name="Limits",
+)
+
+
 class AgentVersionSchema(Shape):
     """One artifact of an agent, with the state of its build."""
 
@@ -371,6 +393,13 @@ class AgentVersionSchema(Shape):
     config = _text("Its anymind.yaml, once it is built", "name: my-agent", allow_none=True)
     created_at = _instant("When the artifact was uploaded")
     updated_at = _instant("When the version last changed")
+    limits = fields.Nested(
+        LimitsSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "What its anymind.yaml asks for, once it is built"},
+    )
+    subprocess = _flag("Whether it may start processes", example=False)
 
 
 def agent_json(row: Agent) -> dict[str, Any]:
@@ -400,6 +429,8 @@ def agent_version_json(row: AgentVersion) -> dict[str, Any]:
         "config": row.config,
         "created_at": iso_format(row.created_at),
         "updated_at": iso_format(row.updated_at),
+        "limits": None if row.config is None else asked_limits(row),
+        "subprocess": row.allows_processes,
     }
 
 
@@ -441,6 +472,13 @@ class ExecutionSchema(Shape):
     logs = _text("What the agent printed", "thinking...", allow_none=True)
     created_at = _instant("When it was asked for")
     updated_at = _instant("When it last changed")
+    error_code = _one_of("What ended it unless it completed", ErrorCode, None, allow_none=True)
+    tier = _one_of("How strong the walls around it were", Tier, "A", allow_none=True)
+    layers = fields.List(
+        fields.String(),
+        required=True,
+        metadata={"description": "What those walls were made of", "example": ["rlimits"]},
+    )
 
 
 class LogEntrySchema(Shape):
@@ -485,6 +523,9 @@ def execution_json(row: Execution) -> Iterator[str]:
         "logs": row.logs,
         "created_at": iso_format(row.created_at),
         "updated_at": iso_format(row.updated_at),
+        "error_code": row.error_code,
+        "tier": row.tier,
+        "layers": row.layers.split(",") if row.layers else [],
     }
     yield f'{_compact(known)[:-1]},"input_data":'
     yield row.input_data
@@ -520,6 +561,30 @@ def log_entry_json(entry: LogEntry) -> dict[str, Any]:
         "source": entry.source,
         "metadata": entry.metadata,
     }
+
+
+# The server itself -----------------------------------------------------------------------------
+
+
+class LayerSchema(Shape):
+    """One thing that an agent is made to give up."""
+
+    name = _text("Its name, as an execution lists it", "rlimits")
+    is_on = _flag("Whether agents get it")
+    promise = _text("What it keeps an agent from", "no core files; not traceable")
+    is_for_processes = _flag("Whether only runs with `subprocess: true` get it", example=False)
+    why_off = _text("Why it is off; empty where it is on", "")
+    fix = _text("How to have it; empty where it is on", "")
+
+
+class SandboxSchema(Shape):
+    """What holds agents back on this machine."""
+
+    tier = _one_of("How strong the walls are", Tier, "A")
+    min_tier = _one_of("What agents need at least: `MIN_TIER`", Tier, "B")
+    can_run = _flag("Whether agents may run")
+    message = _text("Why agents may not run; empty where they may", "")
+    layers = fields.List(fields.Nested(LayerSchema), required=True)
 
 
 # Health -------------------------------------------------------------------------------------------

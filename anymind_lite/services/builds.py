@@ -4,6 +4,7 @@ The row is the job. A build owns it by the token it wrote into `claim`; whoever 
 there has lost and leaves it alone. A build may run more than once and takes effect once.
 """
 
+import json
 import logging
 import secrets
 import time
@@ -24,6 +25,7 @@ from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.agents import derive_status
 from anymind_lite.services.code import ensure_code, list_files
+from anymind_lite.services.limits import Caps, build_limits, check_limits
 from anymind_lite.storage import ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -70,11 +72,13 @@ class Builder:
         store: ArtifactStore,
         sandbox: Supervisor,
         limits: Limits,
+        caps: Caps,
         archive_limits: ArchiveLimits,
     ) -> None:
         self._store = store
         self._sandbox = sandbox
         self._limits = limits
+        self._caps = caps
         self._archive_limits = archive_limits
         self._claims: set[str] = set()
         self._is_ending = False
@@ -119,6 +123,7 @@ class Builder:
             log.add(f"Unpacked {len(files)} file{'s' if len(files) != 1 else ''}")
             manifest = load_manifest((folder / MANIFEST_NAME).read_bytes(), files)
             log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
+            self._check_wishes(manifest)
             self._validate(manifest, folder, files, log, key=_job_key(claim))
             log.add("Build completed successfully")
             status = VersionStatus.READY
@@ -134,11 +139,28 @@ class Builder:
         elif status is VersionStatus.FAILED:
             self._store.remove_code(version.agent_id, version.id)
 
+    def _check_wishes(self, manifest: Manifest) -> None:
+        """Refuse to promise what this server does not give. Raises BuildError."""
+        if self._sandbox.refusal:
+            raise BuildError(self._sandbox.refusal)
+        check_limits(manifest.limits, self._caps)
+        if manifest.allows_processes and not self._sandbox.ground.has_namespaces:
+            raise BuildError(
+                "subprocess: true needs namespaces, which this machine does not offer; "
+                "`python3 run.py doctor` tells why"
+            )
+
     def _validate(
         self, manifest: Manifest, folder: Path, files: list[str], log: BuildLog, *, key: str
     ) -> None:
         """Import the entrypoint inside the sandbox. Raises BuildError."""
-        job = Job(Mode.VALIDATE, self._limits, str(folder), manifest.entrypoint)
+        job = Job(
+            Mode.VALIDATE,
+            build_limits(self._limits, manifest.limits, self._caps),
+            str(folder),
+            manifest.entrypoint,
+            allows_processes=manifest.allows_processes,
+        )
         outcome = self._sandbox.run(job, key=key, is_wanted=lambda: not self._is_ending)
         if outcome.logs:
             log.add("The agent printed while it was imported:")
@@ -228,6 +250,8 @@ def finish_build(
                 build_log=build_log,
                 entrypoint=manifest.entrypoint if manifest else None,
                 config=manifest.text if manifest else None,
+                limits=json.dumps(dict(manifest.limits)) if manifest else None,
+                allows_processes=manifest is not None and manifest.allows_processes,
                 claim=None,
                 updated_at=now,
             )

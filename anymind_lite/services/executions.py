@@ -7,8 +7,10 @@ is final never changes again. An execution runs at most once.
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from peewee import IntegrityError
@@ -21,6 +23,7 @@ from anymind_lite.models import (
     UNFINISHED,
     AgentStatus,
     AgentVersion,
+    ErrorCode,
     Execution,
     ExecutionStatus,
     User,
@@ -31,11 +34,15 @@ from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.agents import get_agent
 from anymind_lite.services.code import ensure_code
+from anymind_lite.services.limits import Caps, asked_limits, execution_limits
 from anymind_lite.services.pages import Page
 from anymind_lite.services.slots import Reservation, SlotPool
 from anymind_lite.storage import ArtifactStore
 
 logger = logging.getLogger(__name__)
+
+INTERRUPTED = "Interrupted by a server restart."
+_INTERRUPT_SECONDS = 5.0
 
 _EXECUTION_OF_USER = PreparedSelect(
     Execution.select().where(Execution.id == 0, Execution.user == 0)
@@ -53,27 +60,77 @@ class Executor:
         sandbox: Supervisor,
         store: ArtifactStore,
         limits: Limits,
+        caps: Caps,
         archive_limits: ArchiveLimits,
     ) -> None:
         self.slots = slots
         self._sandbox = sandbox
         self._store = store
         self._limits = limits
+        self._caps = caps
         self._archive_limits = archive_limits
         self._waiting: dict[int, Reservation] = {}
+        self._running: set[int] = set()
+        self._is_ending = False
         self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Take executions, also after an earlier `interrupt`."""
+        self._is_ending = False
+        self.slots.open()
+
+    def interrupt(self) -> None:
+        """Take no more executions and kill those that run: a restart interrupted them."""
+        self.slots.close()
+        self._is_ending = True
+        deadline = time.monotonic() + _INTERRUPT_SECONDS
+        with self._lock:
+            running = tuple(self._running)
+        for execution_id in running:
+            if time.monotonic() < deadline:  # past it the sandbox itself is stuck
+                self._sandbox.cancel(_job_key(execution_id))
 
     def run(self, execution_id: int, version: AgentVersion, payload: bytes) -> Outcome:
         """Run the version's entrypoint on a payload of JSON text. Raises BuildError."""
         folder = ensure_code(version, store=self._store, limits=self._archive_limits)
-        job = Job(Mode.EXECUTE, self._limits, str(folder), version.entrypoint)
-        return self._sandbox.run(
-            job,
-            payload,
-            key=_job_key(execution_id),
-            # It may have been cancelled, or be gone with its agent.
-            is_wanted=lambda: _has_status(execution_id, ExecutionStatus.RUNNING),
+        job = Job(
+            Mode.EXECUTE,
+            execution_limits(self._limits, asked_limits(version), self._caps),
+            str(folder),
+            version.entrypoint,
+            allows_processes=version.allows_processes,
         )
+        with self._interruptible(execution_id):
+            outcome = self._sandbox.run(
+                job,
+                payload,
+                key=_job_key(execution_id),
+                # It may have been cancelled, be gone with its agent, or the server ends.
+                is_wanted=lambda: (
+                    not self._is_ending and _has_status(execution_id, ExecutionStatus.RUNNING)
+                ),
+            )
+        return self._judged(outcome)
+
+    @contextmanager
+    def _interruptible(self, execution_id: int) -> Iterator[None]:
+        with self._lock:
+            self._running.add(execution_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(execution_id)
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """Tell a job that ended with the server from one that the sandbox failed to run.
+
+        Who cancels closes the row first, so what is written here of a cancelled job is not read.
+        """
+        ours = (StopReason.CANCELLED, StopReason.SANDBOX_FAILURE)
+        if self._is_ending and outcome.reason in ours:
+            return replace(outcome, reason=StopReason.SERVER_ENDED, message=INTERRUPTED)
+        return outcome
 
     @contextmanager
     def waiting(self, execution_id: int, reservation: Reservation) -> Iterator[None]:
@@ -172,11 +229,11 @@ def _wait_for_slot(execution: Execution, reservation: Reservation, executor: Exe
             # Whoever cancels from here on ends the wait; whoever did before has closed the row.
             has_slot = _has_status(execution.id, ExecutionStatus.PENDING) and reservation.wait()
     except Overloaded as exc:
-        _close_execution(execution.id, ExecutionStatus.FAILED, str(exc))
+        _close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
         raise
     if not has_slot:
         # Cancelled, which has closed the row already, or the server is going down.
-        _close_execution(execution.id, ExecutionStatus.FAILED, "The server is shutting down.")
+        _close_execution(execution.id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
         return False
     return mark_running(execution.id)
 
@@ -189,7 +246,7 @@ def _run(
     except BuildError as exc:
         return Outcome(StopReason.SANDBOX_FAILURE, str(exc), "", 0)
     except BaseException:
-        _close_execution(execution.id, ExecutionStatus.FAILED, "The server failed to run it.")
+        _close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, "The server failed to run it.")
         raise
 
 
@@ -215,21 +272,31 @@ def finish_execution(execution_id: int, outcome: Outcome) -> bool:
                 status=_final_status(outcome.reason),
                 output_data=None if result is None else _json_text(result),
                 error_message=outcome.message or None,
-                logs=outcome.logs or None,
+                error_code=_error_code(outcome.reason),
                 finished_at=now,
                 updated_at=now,
+                **_traces(outcome),
             )
             .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
             .execute()
         )
-        if not changed and outcome.logs:
+        if not changed:
             # A cancelled run keeps what it had printed.
-            Execution.update(logs=outcome.logs).where(
+            Execution.update(_traces(outcome)).where(
                 Execution.id == execution_id,
                 Execution.status == ExecutionStatus.CANCELLED,
                 Execution.logs.is_null(),
             ).execute()
     return bool(changed == 1)
+
+
+def _traces(outcome: Outcome) -> dict[str, Any]:
+    """Return the columns that tell of any run that came to a child, however it ended."""
+    return {
+        "logs": outcome.logs or None,
+        "tier": outcome.tier,
+        "layers": ",".join(outcome.layers) if outcome.tier else None,
+    }
 
 
 def _final_status(reason: StopReason) -> ExecutionStatus:
@@ -240,12 +307,31 @@ def _final_status(reason: StopReason) -> ExecutionStatus:
     return ExecutionStatus.FAILED
 
 
-def _close_execution(execution_id: int, status: ExecutionStatus, message: str) -> bool:
-    """pending or running -> a final status without an outcome; False when it was final."""
+def _error_code(reason: StopReason) -> ErrorCode | None:
+    match reason:
+        case StopReason.RETURNED:
+            return None
+        case StopReason.IMPORT_FAILED:  # the agent's code raised, only sooner
+            return ErrorCode.EXCEPTION
+        case StopReason.SERVER_ENDED:
+            return ErrorCode.SERVER_RESTARTED
+        case _:
+            return ErrorCode(reason)
+
+
+def _close_execution(execution_id: int, code: ErrorCode, message: str) -> bool:
+    """pending or running -> cancelled or failed without an outcome; False when it was final."""
     now = utc_now()
+    is_cancelled = code is ErrorCode.CANCELLED
     with write_transaction():
         changed = (
-            Execution.update(status=status, error_message=message, finished_at=now, updated_at=now)
+            Execution.update(
+                status=ExecutionStatus.CANCELLED if is_cancelled else ExecutionStatus.FAILED,
+                error_message=message,
+                error_code=code,
+                finished_at=now,
+                updated_at=now,
+            )
             .where(Execution.id == execution_id, Execution.status.in_(UNFINISHED))
             .execute()
         )
@@ -258,7 +344,7 @@ def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Ex
     The row is decided first: whatever the agent still reports loses against it.
     """
     get_execution(user, execution_id)
-    _close_execution(execution_id, ExecutionStatus.CANCELLED, "The execution was cancelled.")
+    _close_execution(execution_id, ErrorCode.CANCELLED, "The execution was cancelled.")
     executor.stop(execution_id)
     return get_execution(user, execution_id)
 

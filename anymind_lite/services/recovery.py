@@ -14,16 +14,17 @@ from anymind_lite.models import (
     Agent,
     AgentStatus,
     AgentVersion,
+    ErrorCode,
     Execution,
     ExecutionStatus,
     VersionStatus,
 )
 from anymind_lite.services.builds import MAX_ATTEMPTS, refresh_agent
+from anymind_lite.services.executions import INTERRUPTED
 from anymind_lite.tasks import BuildQueue
 
 logger = logging.getLogger(__name__)
 
-_INTERRUPTED = "Interrupted by a server restart."
 _POISON = (
     f"Build failed: the server could not finish it in {MAX_ATTEMPTS} attempts; "
     "the server's log says why."
@@ -37,7 +38,8 @@ def recover_at_start() -> None:
         interrupted = (
             Execution.update(
                 status=ExecutionStatus.FAILED,
-                error_message=_INTERRUPTED,
+                error_message=INTERRUPTED,
+                error_code=ErrorCode.SERVER_RESTARTED,
                 finished_at=now,
                 updated_at=now,
             )

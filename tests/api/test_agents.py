@@ -42,6 +42,8 @@ VERSION_KEYS = [
     "config",
     "created_at",
     "updated_at",
+    "limits",
+    "subprocess",
 ]
 
 
@@ -264,6 +266,8 @@ class TestVersions:
         one = body_of(client.get(f"{AGENTS}/{agent_id}/versions/{old.id}", headers=alice.by_key))
         assert one == listed[1]
         assert (one["entrypoint"], one["config"]) == ("main:handle", "name: x\n")
+        assert (one["limits"], one["subprocess"]) == ({}, False)  # built before it could be said
+        assert listed[0]["limits"] is None
         windowed = client.get(f"{AGENTS}/{agent_id}/versions?skip=1&limit=1", headers=alice.by_key)
         assert [row["id"] for row in body_of(windowed)] == [old.id]
 

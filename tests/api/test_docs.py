@@ -11,8 +11,11 @@ from flask.testing import FlaskClient
 
 from anymind_lite.clock import utc_now
 from anymind_lite.errors import InvalidInput
-from anymind_lite.models import Agent, AgentVersion, ApiKey, Execution, User
+from anymind_lite.manifest import LIMIT_KEYS
+from anymind_lite.models import Agent, AgentVersion, ApiKey, ErrorCode, Execution, User
 from anymind_lite.routes import _schemas as schemas
+from anymind_lite.sandbox.in_server.probe import LayerState, SandboxState
+from anymind_lite.sandbox.policy import Tier
 from anymind_lite.services.logs import LogEntry
 from anymind_lite.services.names import checked_name
 from tests.api.conftest import body_of, detail
@@ -67,7 +70,9 @@ def test_document_has_every_operation_of_the_contract(document: dict[str, Any]) 
         "get /api/v1/logs/executions/{execution_id}/logs",
         "get /health",
     }
-    assert {f"{method} {path}" for path, method, _ in operations(document)} == contract
+    additions = {"get /api/v1/system/sandbox"}
+    described = {f"{method} {path}" for path, method, _ in operations(document)}
+    assert described == contract | additions
 
 
 def test_document_is_openapi_3_1(document: dict[str, Any], app: Flask) -> None:
@@ -152,6 +157,7 @@ def test_security_of_each_operation(document: dict[str, Any]) -> None:
         ("post", "/api/v1/uploads/agent/{agent_id}", "201 400 401 403 404 413 500 507"),
         ("get", "/api/v1/uploads/{filepath}", "200 401 403 404 500"),
         ("post", "/api/v1/runtime/{agent_id}/execute", "201 400 401 403 404 413 500 503 507"),
+        ("get", "/api/v1/system/sandbox", "200 401 403 500"),
         ("get", "/health", "200"),
     ],
 )
@@ -225,6 +231,16 @@ ROWS: list[tuple[type[Any], Callable[..., Any], tuple[Any, ...]]] = [
         (Execution(input_data="{}", created_at=NOW, updated_at=NOW),),
     ),
     (schemas.LogEntrySchema, schemas.log_entry_json, (LogEntry(NOW, "INFO", "m", None, None),)),
+    (
+        schemas.SandboxSchema,
+        SandboxState.to_json,
+        (SandboxState(Tier.A, Tier.B, can_run=True, message="m", layers=()),),
+    ),
+    (
+        schemas.LayerSchema,
+        lambda layer: SandboxState(Tier.A, Tier.B, True, "", (layer,)).to_json()["layers"][0],
+        (LayerState("rlimits", is_on=True, promise="p"),),
+    ),
     (schemas.TokenSchema, schemas.token_json, ("t",)),
 ]
 
@@ -235,6 +251,15 @@ def test_answers_have_the_documented_fields(
 ) -> None:
     assert list(to_json(*arguments)) == list(schema().fields)
     assert all(field.required for field in schema().fields.values())
+
+
+def test_closed_lists_are_documented_as_such(document: dict[str, Any]) -> None:
+    shapes = document["components"]["schemas"]
+    execution = shapes["Execution"]["properties"]
+    assert execution["error_code"]["enum"] == [*(code.value for code in ErrorCode), None]
+    assert execution["tier"]["enum"] == ["A", "B", "C", None]
+    assert shapes["Sandbox"]["properties"]["min_tier"]["enum"] == ["A", "B", "C"]
+    assert list(shapes["Limits"]["properties"]) == list(LIMIT_KEYS)
 
 
 class TestServing:

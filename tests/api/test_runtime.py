@@ -10,8 +10,9 @@ from flask.testing import FlaskClient
 from anymind_lite.backend import Backend
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import Agent, AgentVersion, Execution, User
+from anymind_lite.models import Agent, AgentVersion, ErrorCode, Execution, User
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
+from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.services import executions
 from anymind_lite.services.pages import Page
 from tests.api.conftest import (
@@ -23,6 +24,7 @@ from tests.api.conftest import (
     make_agent,
     upload,
 )
+from tests.live_server import pack_agent
 from tests.waiting import wait_for
 
 RUNTIME = "/api/v1/runtime"
@@ -37,6 +39,9 @@ EXECUTION_KEYS = [
     "logs",
     "created_at",
     "updated_at",
+    "error_code",
+    "tier",
+    "layers",
 ]
 
 
@@ -119,6 +124,66 @@ class TestExecute:
         response = client.post(f"{RUNTIME}/1/execute", json={"payload": {}}, headers=alice.by_key)
         assert detail(response, 503) == "All execution slots are busy"
         assert response.headers["Retry-After"] == "7"
+
+
+def deploy(client: FlaskClient, person: Person, source: str) -> int:
+    """Make an agent of some source and return its id once it is built."""
+    agent_id = make_agent(client, person)
+    body_of(upload(client, person, agent_id, pack_agent(source)), 201)
+
+    def is_built() -> bool:
+        agent = body_of(client.get(f"/api/v1/agents/{agent_id}", headers=person.by_key))
+        return bool(agent["status"] == "ready")
+
+    wait_for(is_built, "the build")
+    return agent_id
+
+
+def test_cpu_time_that_is_used_up_is_told_from_wall_time(
+    client: FlaskClient, alice: Person, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP alone it takes threads on two CPUs that have nothing else to do."""
+    agent_id = deploy(client, alice, "def handle(payload):\n    while True: pass\n")
+    monkeypatch.setattr(backend.executor, "_limits", Limits(wall_seconds=60, cpu_seconds=1))
+    path = f"{RUNTIME}/{agent_id}/execute"
+    execution = body_of(client.post(path, json={"payload": {}}, headers=alice.by_key), 201)
+    assert (execution["status"], execution["error_code"]) == ("failed", "cpu_limit")
+    assert execution["error_message"] == "The agent used more than 1 s of CPU time."
+
+
+def test_every_reason_has_a_code_but_success() -> None:
+    codes = {reason: executions._error_code(reason) for reason in StopReason}
+    assert [reason for reason, code in codes.items() if code is None] == [StopReason.RETURNED]
+    assert codes[StopReason.IMPORT_FAILED] is ErrorCode.EXCEPTION
+    assert set(codes.values()) - {None} == set(ErrorCode)
+
+
+@pytest.mark.parametrize("reason", [StopReason.SANDBOX_FAILURE, StopReason.CANCELLED])
+def test_what_ends_with_the_server_is_not_the_sandboxs_failure(
+    client: FlaskClient,
+    alice: Person,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: StopReason,
+) -> None:
+    agent_id = deploy(client, alice, "def handle(payload): pass\n")
+
+    def end(*_: object, **__: object) -> Outcome:
+        backend.executor.interrupt()
+        return Outcome(reason, "what the sandbox saw", "printed", 1, tier=Tier.A, layers=("x", "y"))
+
+    monkeypatch.setattr(backend.sandbox, "run", end)
+    path = f"{RUNTIME}/{agent_id}/execute"
+    try:
+        response = client.post(path, json={"payload": {}}, headers=alice.by_key)
+        detail(client.post(path, json={"payload": {}}, headers=alice.by_key), 503)
+    finally:
+        backend.executor.begin()
+    execution = body_of(response, 201)
+    assert (execution["status"], execution["error_code"]) == ("failed", "server_restarted")
+    assert execution["error_message"] == "Interrupted by a server restart."
+    assert (execution["logs"], execution["tier"]) == ("printed", "A")
+    assert execution["layers"] == ["x", "y"]
 
 
 class TestList:

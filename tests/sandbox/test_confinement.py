@@ -9,7 +9,7 @@ import pytest
 
 from anymind_lite.sandbox.in_child.layers import LAYERS
 from anymind_lite.sandbox.in_server.outcome import StopReason
-from anymind_lite.sandbox.in_server.probe import layer_states, try_sandbox
+from anymind_lite.sandbox.in_server.probe import sandbox_state, try_sandbox
 from anymind_lite.sandbox.policy import Tier
 from tests.processes import descendants, is_running
 from tests.sandbox.conftest import Sandbox
@@ -20,7 +20,8 @@ def test_agent_sees_a_clean_environment(sandbox: Sandbox, monkeypatch: pytest.Mo
     monkeypatch.setenv("SECRET_KEY", "hush")
     source = "import os\ndef handle(payload): return {'all': dict(os.environ), 'cwd': os.getcwd()}"
     seen = sandbox.run(source).details["result"]
-    assert set(seen["all"]) == {"HOME", "TMPDIR", "PATH", "LANG", "PYTHONUNBUFFERED"}
+    names = {"HOME", "TMPDIR", "PATH", "LANG", "PYTHONUNBUFFERED"}
+    assert set(seen["all"]) == names | {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
     assert seen["all"]["HOME"] == seen["cwd"]
 
 
@@ -168,7 +169,7 @@ def test_two_runs_share_no_state(sandbox: Sandbox) -> None:
 
 def test_every_layer_is_told_and_tried(sandbox: Sandbox) -> None:
     try_sandbox(sandbox.supervisor)
-    states = layer_states(sandbox.supervisor.ground)
+    states = sandbox_state(sandbox.supervisor).layers
     assert [state.name for state in states] == [layer.name for layer in LAYERS]
     for state in states:
         assert bool(state.why_off) == bool(state.fix) == (not state.is_on), state
@@ -187,10 +188,10 @@ def test_outcome_tells_which_walls_stood(sandbox: Sandbox, plain: Sandbox) -> No
 
 def test_weak_machine_refuses_jobs_and_says_what_to_do(bare: Sandbox) -> None:
     assert bare.run("def handle(payload): return 1").reason is StopReason.RETURNED
-    bare.supervisor._min_tier = Tier.B
+    bare.supervisor.min_tier = Tier.B
     outcome = bare.run("def handle(payload): return 1")
     assert outcome.reason is StopReason.SANDBOX_FAILURE
-    assert "tier C, and MIN_TIER asks for B" in outcome.message
+    assert "reaches tier C of the sandbox, and MIN_TIER is B" in outcome.message
     assert "doctor" in outcome.message
     assert (outcome.tier, outcome.layers) == (None, ())
 

@@ -13,13 +13,20 @@ from tests.waiting import wait_for
 
 NORMAL = "def handle(payload):\n    return payload\n"
 
+FORKING = """import os, signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for _ in range(5):
+        if os.fork() == 0:
+            os.setsid(); time.sleep(1000)
+    time.sleep(1000)"""
+
 HOSTILE = {
     "never_returns": ("while True: pass", "ran longer than 2 s"),
     "ignores_sigterm": (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    while True: pass",
         "ran longer than 2 s",
     ),
-    "forks": ("import os; os.fork()", "PermissionError: [Errno 1] Operation not permitted"),
+    "forks_without_asking": ("import os; os.fork()", "PermissionError"),
     "prints_fake_json": (
         'print(\'{"status": "completed", "output_data": {"forged": 1}}\'); raise ValueError("no")',
         "ValueError: no (main.py, line 2)",
@@ -40,7 +47,22 @@ def test_hostile_agent_fails_clearly_and_leaves_nothing(
     server: LiveServer, api: Api, name: str
 ) -> None:
     body, message = HOSTILE[name]
-    hostile = api.deploy(pack_agent(f"def handle(payload):\n    {body}\n"), "hostile")
+    fails_and_leaves_nothing(
+        server, api, pack_agent(f"def handle(payload):\n    {body}\n"), message
+    )
+
+
+def test_children_that_ignore_sigterm_end_with_their_agent(server: LiveServer, api: Api) -> None:
+    if api.call("GET", "/api/v1/system/sandbox").json["tier"] != "A":
+        pytest.skip("processes are for agents in namespaces alone")
+    manifest = "name: test\nentrypoint: main:handle\nsubprocess: true\n"
+    source = f"def handle(payload):\n    {FORKING}\n"
+    archive = pack_agent(source, **{"anymind.yaml": manifest})
+    fails_and_leaves_nothing(server, api, archive, "ran longer than 2 s")
+
+
+def fails_and_leaves_nothing(server: LiveServer, api: Api, archive: bytes, message: str) -> None:
+    hostile = api.deploy(archive, "hostile")
     normal = api.deploy(pack_agent(NORMAL), "normal")
     before = descendants(server.process.pid)
     execution = api.execute(hostile).json

@@ -43,6 +43,9 @@ VERSION = {
     "config": None,
     "created_at": At,
     "updated_at": At,
+    # Beyond the contract.
+    "limits": None,
+    "subprocess": False,
 }
 EXECUTION = {
     "id": 1,
@@ -55,6 +58,10 @@ EXECUTION = {
     "logs": None,
     "created_at": At,
     "updated_at": At,
+    # Beyond the contract.
+    "error_code": None,
+    "tier": "A",
+    "layers": [],
 }
 BUILD_LOG = {
     "timestamp": At,
@@ -169,7 +176,7 @@ def test_every_documented_example_in_order(server: LiveServer) -> None:
     assert (version["version"], version["status"]) == ("v1", "queued")
     assert by_key.call("GET", path).json["status"] in ("building", "ready")
     built = by_key.wait_for_build(agent["id"], version["id"])
-    check(built, {**VERSION, "build_log": "", "entrypoint": "", "config": ""})
+    check(built, {**VERSION, "build_log": "", "entrypoint": "", "config": "", "limits": {}})
     assert (built["status"], built["entrypoint"]) == ("ready", "main:handle")
     ready = by_key.call("GET", path).json
     assert (ready["status"], ready["current_version_id"]) == ("ready", version["id"])

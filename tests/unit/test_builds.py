@@ -10,10 +10,12 @@ import pytest
 
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.database import write_transaction
-from anymind_lite.manifest import Manifest, load_manifest
+from anymind_lite.manifest import LIMIT_KEYS, Manifest, load_manifest
 from anymind_lite.models import Agent, AgentVersion, VersionStatus
+from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import MEGABYTE, Limits
+from anymind_lite.sandbox.protocol import Ground, Job
 from anymind_lite.services.builds import Builder, finish_build, mark_building
 from anymind_lite.services.recovery import requeue_orphans
 from anymind_lite.storage import ArtifactStore
@@ -172,6 +174,7 @@ def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
         store=store,
         sandbox=sandbox,
         limits=Limits(wall_seconds=60),
+        caps=dict.fromkeys(LIMIT_KEYS, 1024),
         archive_limits=ArchiveLimits(max_bytes=MEGABYTE, max_files=100),
     )
     yield Workshop(store, sandbox, builder, rows)
@@ -198,6 +201,36 @@ class TestBuilder:
         assert text in row["build_log"]
         folder = workshop.store.code_dir(agent.id, version.id)
         assert folder.is_dir() == (status == "ready")
+
+    @pytest.mark.parametrize("has_namespaces", [True, False])
+    def test_processes_are_promised_in_namespaces_alone(
+        self,
+        workshop: Workshop,
+        agent: Agent,
+        monkeypatch: pytest.MonkeyPatch,
+        has_namespaces: bool,
+    ) -> None:
+        asked: list[Job] = []
+
+        def run(job: Job, **_: object) -> Outcome:
+            asked.append(job)
+            return Outcome(StopReason.RETURNED, "", "", 1)
+
+        ground = Ground(zygote_pid=1, has_namespaces=has_namespaces)
+        monkeypatch.setattr(workshop.sandbox, "_ground", ground)
+        monkeypatch.setattr(workshop.sandbox, "run", run)
+        manifest = MANIFEST.decode() + "subprocess: true\nlimits: {processes: 9}\n"
+        version = workshop.upload(agent, pack_agent(GOOD, **{"anymind.yaml": manifest}))
+        workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert (row["limits"], row["allows_processes"]) == ('{"processes": 9}', True)
+        assert row["status"] == ("ready" if has_namespaces else "failed")
+        if has_namespaces:
+            assert asked[0].allows_processes
+            assert (asked[0].limits.processes, asked[0].limits.wall_seconds) == (9, 60)
+        else:
+            assert asked == []
+            assert "subprocess: true needs namespaces" in row["build_log"]
 
     def test_building_twice_takes_effect_once(self, workshop: Workshop, agent: Agent) -> None:
         version = workshop.upload(agent, pack_agent(GOOD))

@@ -145,7 +145,8 @@ ACCEPTED: list[tuple[str, str, object]] = [
     ("SECRET_KEY", "x" * 32, "x" * 32),
     ("SECRET_KEY", "é" * 16, "é" * 16),
     ("EXECUTION_TIMEOUT_SECONDS", "0.5", 0.5),
-    ("EXECUTION_TIMEOUT_SECONDS", "3600", 3600.0),
+    ("MAX_TIMEOUT_SECONDS", "3600", 3600.0),
+    ("MIN_TIER", "a", "A"),
     ("EXECUTION_QUEUE_SIZE", "0", 0),
     ("LOGIN_RATE_LIMIT", "5/Hour", "5/hour"),
     ("LOGIN_RATE_LIMIT", "off", None),
@@ -186,6 +187,7 @@ REFUSED = [
         for text in ("http://u:p@a", "null", "http://a http://b", "http://a,")
     ],
     *[("ALGORITHM", text) for text in ("none", "RS256", "HS1")],
+    *[("MIN_TIER", text) for text in ("D", "AB", "0")],
     *[("LOG_LEVEL", text) for text in ("TRACE", "10")],
     *[("SECRET_KEY", text) for text in ("short", "x" * 31, "your-secret-key-change-in-production")],
     *[("APP_NAME", text) for text in ("x" * 101, "a\nb", "a\x00b", "\udcff", "a\u2028b")],
@@ -354,6 +356,16 @@ def test_problem_for_a_hidden_value_does_not_repeat_as_a_relation(load: Load) ->
 
 RELATIONS = [
     ({"EXECUTION_MEMORY_MB": "2048"}, "at least EXECUTION_MEMORY_MB, which is 2048"),
+    ({"MAX_MEMORY_MB": "255"}, "must be at least EXECUTION_MEMORY_MB, which is 256"),
+    ({"EXECUTION_MEMORY_MB": "1025", "EXECUTION_ADDRESS_SPACE_MB": "2048"}, "MAX_MEMORY_MB"),
+    ({"EXECUTION_TIMEOUT_SECONDS": "300.5"}, "EXECUTION_TIMEOUT_SECONDS, which is 300.5"),
+    ({"EXECUTION_ADDRESS_SPACE_MB": "4097"}, "at least EXECUTION_ADDRESS_SPACE_MB, which is 4097"),
+    ({"MAX_MEMORY_MB": "4097"}, "at least MAX_MEMORY_MB, which is 4097"),
+    ({"MAX_FILE_MB": "31"}, "at least EXECUTION_FILE_MB, which is 32"),
+    ({"MAX_SCRATCH_MB": "63"}, "at least EXECUTION_SCRATCH_MB, which is 64"),
+    ({"MAX_SCRATCH_FILES": "4095"}, "at least EXECUTION_SCRATCH_FILES, which is 4096"),
+    ({"MAX_OPEN_FILES": "63"}, "at least EXECUTION_OPEN_FILES, which is 64"),
+    ({"MAX_PROCESSES": "63"}, "at least EXECUTION_PROCESSES, which is 64"),
     ({"EXECUTION_LOG_KB": "2048", "EXECUTION_LOG_WRITTEN_MB": "1"}, "EXECUTION_LOG_WRITTEN_MB"),
     ({"SECRET_KEY": "x" * 40, "ALGORITHM": "HS512"}, "it has 40 bytes; HS512 needs 64"),
     ({"STORAGE_PATH": "./data"}, "a folder of its own"),
@@ -381,6 +393,8 @@ def test_settings_that_just_fit_are_accepted(load: Load) -> None:
     load(
         environ={
             "EXECUTION_MEMORY_MB": "1024",
+            "EXECUTION_TIMEOUT_SECONDS": "300",
+            "MAX_PROCESSES": "64",
             "EXECUTION_LOG_KB": "1024",
             "EXECUTION_LOG_WRITTEN_MB": "1",
             "SECRET_KEY": KEY,

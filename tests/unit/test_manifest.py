@@ -4,7 +4,7 @@ import time
 import pytest
 
 from anymind_lite.errors import BuildError
-from anymind_lite.manifest import MAX_MANIFEST_BYTES, Manifest, load_manifest
+from anymind_lite.manifest import LIMIT_KEYS, MAX_MANIFEST_BYTES, Manifest, load_manifest
 
 FILES = ("anymind.yaml", "lib/__init__.py", "lib/tools.py", "main.py", "src/agent.py")
 MINIMAL = "name: a\nentrypoint: main:handle\n"
@@ -30,7 +30,9 @@ def test_all_fields_are_read() -> None:
         'entrypoint: "lib.tools:run_2"\n'
         "description: |\n  Two\n  lines\n"
         "framework: none\n"
-        "network: ['api.openai.com:443']\n"
+        "limits: {timeout_seconds: 1.5, memory_mb: 64}\n"
+        "subprocess: true\n"
+        "network: []\n"
     )
 
     manifest = load_manifest(text, FILES)
@@ -41,6 +43,8 @@ def test_all_fields_are_read() -> None:
         description="Two\nlines\n",
         framework="none",
         text=text,
+        limits={"timeout_seconds": 1.5, "memory_mb": 64},
+        allows_processes=True,
     )
     assert (manifest.module, manifest.function) == ("lib.tools", "run_2")
 
@@ -207,6 +211,93 @@ FIELDS: dict[str, tuple[str, str]] = {
 }
 
 
+# --- what an agent asks for ---
+
+
+def test_every_limit_can_be_asked_for_up_to_its_ends() -> None:
+    for is_least in (True, False):
+        wanted = {key: known.least if is_least else known.most for key, known in LIMIT_KEYS.items()}
+        lines = "".join(f"  {key}: {number}\n" for key, number in wanted.items())
+        assert load_manifest(f"{MINIMAL}limits:\n{lines}", FILES).limits == wanted
+
+
+@pytest.mark.parametrize("text", ["", "limits:\n", "limits: {}\n", "limits: ~\n"])
+def test_no_limits_are_none(text: str) -> None:
+    assert load_manifest(MINIMAL + text, FILES).limits == {}
+
+
+WHOLE = "is not a whole number from 16 to 1048576; write one in plain digits"
+LIMITS: dict[str, tuple[str, str]] = {
+    "text": ("limits: none", "line 3: limits is not a mapping; write lines such as"),
+    "list": ("limits: [timeout_seconds]", "line 3: limits is not a mapping"),
+    "unknown key": ("limits:\n  memory: 64", 'line 4: limits has no "memory"; did you mean mem'),
+    "all keys are told": ("limits: {gpu: 1}", "there are timeout_seconds, memory_mb, address_spa"),
+    "capitals": ("limits: {MEMORY_MB: 64}", 'limits has no "MEMORY_MB"; did you mean memory_mb?'),
+    "key that is no text": ("limits: {1: 64}", 'line 3: limits has no "1"; there are'),
+    "merge": ("limits: {<<: {memory_mb: 64}}", 'limits has no "<<"'),
+    "twice": ("limits: {memory_mb: 64, memory_mb: 65}", "is given twice"),
+    "string": ("limits: {memory_mb: '64'}", f"limits.memory_mb {WHOLE}"),
+    "unit": ("limits: {memory_mb: 64MB}", WHOLE),
+    "true": ("limits: {memory_mb: true}", WHOLE),
+    "null": ("limits: {memory_mb: }", WHOLE),
+    "nested": ("limits: {memory_mb: {a: 1}}", WHOLE),
+    "list of one": ("limits: {memory_mb: [64]}", WHOLE),
+    "zero": ("limits: {memory_mb: 0}", WHOLE),
+    "negative": ("limits: {memory_mb: -64}", WHOLE),
+    "signed": ("limits: {memory_mb: +64}", WHOLE),
+    "fraction": ("limits: {memory_mb: 64.0}", WHOLE),
+    "octal": ("limits: {memory_mb: 0100}", WHOLE),
+    "hexadecimal": ("limits: {memory_mb: 0x40}", WHOLE),
+    "binary": ("limits: {memory_mb: 0b1000000}", WHOLE),
+    "underscore": ("limits: {memory_mb: 6_4}", WHOLE),
+    "sexagesimal": ("limits: {memory_mb: 1:04}", WHOLE),
+    "exponent": ("limits: {memory_mb: 1.0e+3}", WHOLE),
+    "huge": (f"limits: {{memory_mb: {'9' * 5000}}}", WHOLE),
+    "date": ("limits: {memory_mb: 2024-01-01}", WHOLE),
+    "no time": ("limits: {timeout_seconds: 0.0}", "timeout_seconds is not a number from 0.1"),
+    "endless time": ("limits: {timeout_seconds: .inf}", "is not a number from 0.1 to 3600"),
+    "no number": ("limits: {timeout_seconds: .nan}", "is not a number from 0.1 to 3600"),
+    "long time": ("limits: {timeout_seconds: 3600.1}", "is not a number from 0.1 to 3600"),
+    "less space than memory": (
+        "limits: {memory_mb: 128, address_space_mb: 127}",
+        "line 3: limits.address_space_mb is less than limits.memory_mb",
+    ),
+    "subprocess as text": ("subprocess: 'true'", "line 3: subprocess is not true or false"),
+    "subprocess as number": ("subprocess: 1", "line 3: subprocess is not true or false"),
+    "subprocess as list": ("subprocess: [true]", "line 3: subprocess is not true or false"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_wrong_wishes_are_refused_with_their_line(case: str) -> None:
+    text, expected = LIMITS[case]
+
+    message = refusal(f"{MINIMAL}{text}\n")
+
+    assert expected in message
+    assert "line " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "allows"),
+    [("true", True), ("True", True), ("yes", True), ("false", False), ("off", False), ("~", False)],
+)
+def test_processes_are_asked_for_by_a_truth_of_yaml(text: str, allows: bool) -> None:
+    assert load_manifest(f"{MINIMAL}subprocess: {text}\n", FILES).allows_processes is allows
+
+
+@pytest.mark.parametrize("text", ["false", "no", "none", "~", "", "[]", "{}"])
+def test_no_network_may_be_said(text: str) -> None:
+    load_manifest(f"{MINIMAL}network: {text}\n", FILES)
+
+
+@pytest.mark.parametrize("text", ["true", "full", "'false'", "0", "['a:443']", "{a: b}"])
+def test_a_network_is_not_promised(text: str) -> None:
+    message = refusal(f"{MINIMAL}network: {text}\n")
+
+    assert "line 3: network is not offered: agents have none" in message
+
+
 @pytest.mark.parametrize("case", FIELDS)
 def test_wrong_fields_are_named_with_a_mend(case: str) -> None:
     text, expected = FIELDS[case]
@@ -317,7 +408,7 @@ def fuzz(rounds: int, seed: int) -> int:
     honest = [MINIMAL, MINIMAL + "x: {a: [1, 'b', \"c\\x41\"], d: |\n  e\n}\nf: >-\n  g\n h: - i\n"]
     seeds = honest * 5 + [
         text if isinstance(text, str) else text.decode("latin-1")
-        for text, _ in [*BROKEN.values(), *FIELDS.values()]
+        for text, _ in [*BROKEN.values(), *FIELDS.values(), *LIMITS.values()]
         if len(text) < 3000
     ]
     spice = ["\t", "\n", "  ", ": ", "- ", "? ", "&a ", "*a", "!!", "!<x>", "%", "|", ">", "'", '"',
@@ -343,6 +434,8 @@ def fuzz(rounds: int, seed: int) -> int:
         else:
             manifest.text.encode()
             "".join([manifest.name, manifest.description or "", manifest.framework or ""]).encode()
+            if not manifest.limits.keys() <= LIMIT_KEYS.keys():
+                raise AssertionError(text)
             read += 1
     return read
 

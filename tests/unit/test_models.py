@@ -1,31 +1,52 @@
 """The models and the schema that the migrations make agree."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
 from peewee import BooleanField, ForeignKeyField, IntegrityError
+from playhouse.migrations import Runner
 
-from anymind_lite.database import ServerDatabase, write_transaction
+from anymind_lite.database import (
+    MIGRATIONS_DIR,
+    ServerDatabase,
+    open_database,
+    write_transaction,
+)
 from anymind_lite.models import (
     MODELS,
     Agent,
     AgentStatus,
     AgentVersion,
     ApiKey,
+    ErrorCode,
     Execution,
     ExecutionStatus,
     User,
     VersionStatus,
 )
+from anymind_lite.sandbox.policy import Tier
 from tests.unit.conftest import Rows
 
-STATES: list[tuple[Any, type[StrEnum]]] = [
-    (Agent, AgentStatus),
-    (AgentVersion, VersionStatus),
-    (Execution, ExecutionStatus),
+STATES: list[tuple[Any, str, type[StrEnum]]] = [
+    (Agent, "status", AgentStatus),
+    (AgentVersion, "status", VersionStatus),
+    (Execution, "status", ExecutionStatus),
+    (Execution, "error_code", ErrorCode),
+    (Execution, "tier", Tier),
 ]
+
+
+@contextmanager
+def closing_all(opened: ServerDatabase) -> Iterator[ServerDatabase]:
+    try:
+        yield opened
+    finally:
+        opened.close_all()
 
 
 def table_of(model: Any) -> str:
@@ -104,24 +125,50 @@ def sql_of(database: ServerDatabase, table: str) -> str:
     return str(row[0])
 
 
-@pytest.mark.parametrize(("model", "states"), STATES, ids=lambda value: value.__name__)
+@pytest.mark.parametrize(("model", "column", "states"), STATES)
 def test_the_states_are_those_that_the_schema_allows(
-    database: ServerDatabase, model: Any, states: type[StrEnum]
+    database: ServerDatabase, model: Any, column: str, states: type[StrEnum]
 ) -> None:
-    found = re.search(r"status IN \((.*?)\)", sql_of(database, table_of(model)))
+    found = re.search(rf"{column} IN \(([^)]*)\)", sql_of(database, table_of(model)))
     assert found is not None
-    assert {word.strip(" '") for word in found[1].split(",")} == {state.value for state in states}
+    assert {word.strip(" '\n") for word in found[1].split(",")} == set(states)
 
 
-@pytest.mark.parametrize(("model", "states"), STATES, ids=lambda value: value.__name__)
-def test_any_other_state_is_refused(rows: Rows, model: Any, states: type[StrEnum]) -> None:
+@pytest.mark.parametrize(("model", "column", "states"), STATES)
+def test_any_other_state_is_refused(
+    rows: Rows, model: Any, column: str, states: type[StrEnum]
+) -> None:
     rows.execution(rows.version(rows.agent()))
     for state in states:
         with write_transaction():
-            assert model.update(status=state).execute() == 1
-    for wrong in ("Ready", "", "unknown", None):
+            assert model.update({column: state}).execute() == 1
+    nothing = [] if getattr(model, column).null else [None]
+    for wrong in ("Ready", "", "unknown", *nothing):
         with pytest.raises(IntegrityError), write_transaction():
-            model.update(status=wrong).execute()
+            model.update({column: wrong}).execute()
+
+
+def test_rows_from_before_limits_and_codes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite3"
+    old = ServerDatabase(path)
+    runner = Runner(old, directory=str(MIGRATIONS_DIR))
+    runner.up("0001_initial")
+    old.execute_sql("INSERT INTO user VALUES (1, 'a@b.c', 'a', NULL, '-', 1, 'now')")
+    old.execute_sql("INSERT INTO agent VALUES (1, 1, 'a', NULL, 'ready', 1, 'now', 'now')")
+    old.execute_sql(
+        "INSERT INTO agent_version VALUES (1, 1, 1, 'ready', NULL, 'p', 's', 1, 'main:handle', "
+        "'name: a', NULL, 1, 'now', 'now')"
+    )
+    old.execute_sql(
+        "INSERT INTO execution VALUES (1, 1, 1, 1, 'failed', '{}', NULL, 'no', NULL, 'now', "
+        "NULL, NULL, 'now')"
+    )
+    old.close_all()
+    with closing_all(open_database(path)) as opened:
+        version = opened.execute_sql("SELECT limits, allows_processes FROM agent_version")
+        assert version.fetchall() == [(None, 0)]
+        execution = opened.execute_sql("SELECT error_message, error_code, tier FROM execution")
+        assert execution.fetchall() == [("no", None, None)]
 
 
 @pytest.mark.parametrize("column", ["email", "username"])

@@ -36,9 +36,10 @@ class TestExecutions:
     def test_unfinished_ones_failed(self, rows: Rows, agent: Agent, status: str) -> None:
         execution = rows.execution(rows.version(agent, status="ready"), status=status)
         recover_at_start()
-        assert values_of(execution, "status", "error_message", "output_data") == (
+        assert values_of(execution, "status", "error_message", "error_code", "output_data") == (
             "failed",
             "Interrupted by a server restart.",
+            "server_restarted",
             None,
         )
         (finished_at,) = values_of(execution, "finished_at")

@@ -4,6 +4,7 @@ Runs in the child, inside all layers. The agent's code shares this address space
 written here can be forged by the agent, and the server takes it as such.
 """
 
+import errno
 import importlib
 import inspect
 import json
@@ -25,6 +26,8 @@ from anymind_lite.sandbox.protocol import (
 )
 
 _MAX_TEXT = 2000
+# Given back when memory runs out: to say so takes some.
+_reserve = [bytearray(2 << 20)]
 
 # Agent code shares the modules and may have replaced what stands in them.
 _dumps, _loads, _pack, _write = json.dumps, json.loads, HEADER.pack, os.write
@@ -161,14 +164,21 @@ def _guarded(job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.
     except _Failed:
         raise
     except MemoryError as exc:
-        raise _Failed(ReportKind.OUT_OF_MEMORY, "the agent ran out of memory") from exc
+        raise _out_of_memory() from exc
     except SystemExit as exc:
         raise _Failed(ReportKind.EXITED, "", code=_exit_code(exc)) from exc
     except BaseException as exc:  # an edge: this is where agent code ends
+        if type(exc) is OSError and exc.errno == errno.ENOMEM:  # mmap(2) and others tell it so
+            raise _out_of_memory() from exc
         where = _print_traceback(exc, job.code_dir)
         raise _Failed(
             kind, _one_line(exc), type=_type_name(type(exc)), **where, **_missing(exc)
         ) from exc
+
+
+def _out_of_memory() -> _Failed:
+    _reserve.clear()
+    return _Failed(ReportKind.OUT_OF_MEMORY, "the agent ran out of memory")
 
 
 def _is_a(value: object, kind: type) -> bool:
@@ -264,7 +274,7 @@ def _result_json(result: Any, max_bytes: int) -> bytes:
     except RecursionError as exc:
         raise _Failed(ReportKind.NOT_JSON, "it is nested too deeply") from exc
     except MemoryError as exc:
-        raise _Failed(ReportKind.OUT_OF_MEMORY, "the result did not fit into memory") from exc
+        raise _out_of_memory() from exc
     except UnicodeEncodeError as exc:
         raise _Failed(ReportKind.NOT_JSON, "a text holds half of a surrogate pair") from exc
     except (TypeError, ValueError) as exc:

@@ -18,10 +18,14 @@ _MAX_MESSAGE_CHARS = 1000
 _UNNAMED = "The agent failed without saying why"
 # The frame wraps the result in its own object, and JSON escapes may lengthen what was counted.
 _FRAME_MARGIN_BYTES = 64 * 1024
+_TICK_TOLERANCE = 0.8
 
 
 class StopReason(StrEnum):
-    """Why a job ended; a closed list."""
+    """Why a job ended; a closed list.
+
+    SERVER_ENDED is for the server to say: to the sandbox it looks like a cancel, or a failure.
+    """
 
     RETURNED = "returned"
     EXCEPTION = "exception"
@@ -35,6 +39,7 @@ class StopReason(StrEnum):
     KILLED_BY_SIGNAL = "killed_by_signal"
     CANCELLED = "cancelled"
     SANDBOX_FAILURE = "sandbox_failure"
+    SERVER_ENDED = "server_ended"
 
 
 @dataclass(frozen=True)
@@ -163,15 +168,24 @@ def _scratch_full(limits: Limits) -> str:
 
 
 def _judge_signal(number: int, seen: Observed, limits: Limits) -> tuple[StopReason, str]:
-    if number == signal.SIGXCPU or (
-        number == signal.SIGKILL and seen.cpu_ms >= limits.cpu_seconds * 1000
-    ):
+    if _has_used_up_cpu(number, seen.cpu_ms, limits.cpu_seconds * 1000):
         return StopReason.CPU_LIMIT, f"The agent used more than {limits.cpu_seconds} s of CPU time."
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = str(number)
     return StopReason.KILLED_BY_SIGNAL, f"The agent's process was ended by signal {name}."
+
+
+def _has_used_up_cpu(number: int, cpu_ms: int, limit_ms: int) -> bool:
+    """Tell the kernel's signals for a CPU limit from those that an agent sends itself.
+
+    SIGXCPU comes at the limit by the kernel's ticks, which are coarser than what it tells
+    afterwards; SIGKILL comes a second later.
+    """
+    if number == signal.SIGXCPU:
+        return cpu_ms >= limit_ms * _TICK_TOLERANCE
+    return number == signal.SIGKILL and cpu_ms >= limit_ms
 
 
 def _exit_code(status: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from anymind_lite.errors import StartupError
 from anymind_lite.sandbox.in_server.outcome import StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
-from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.sandbox.protocol import Ground, Job, LayerFact, Mode, Need
 
 _CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
@@ -63,9 +63,32 @@ class LayerState:
     why_off: str = ""
     fix: str = ""
 
+
+@dataclass(frozen=True)
+class SandboxState:
+    """The walls that agents get here; `message` says why none may run, "" where they may."""
+
+    tier: Tier
+    min_tier: Tier
+    can_run: bool
+    message: str
+    layers: tuple[LayerState, ...]
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         return asdict(self)
+
+
+def sandbox_state(sandbox: Supervisor) -> SandboxState:
+    """Return what stands around agents now."""
+    ground = sandbox.ground
+    return SandboxState(
+        tier=ground.tier,
+        min_tier=sandbox.min_tier,
+        can_run=not sandbox.refusal,
+        message=sandbox.refusal,
+        layers=tuple(_state(one, ground) for one in ground.layers),
+    )
 
 
 def try_sandbox(sandbox: Supervisor) -> None:
@@ -73,11 +96,6 @@ def try_sandbox(sandbox: Supervisor) -> None:
     outcome = sandbox.run(Job(Mode.PROBE, Limits()), key="probe")
     if outcome.reason is not StopReason.RETURNED:
         raise StartupError(f"The sandbox does not work on this machine. {outcome.message}")
-
-
-def layer_states(ground: Ground) -> list[LayerState]:
-    """Return every layer of the table as it is on this machine, in the order of application."""
-    return [_state(one, ground) for one in ground.layers]
 
 
 def _state(layer: LayerFact, ground: Ground) -> LayerState:

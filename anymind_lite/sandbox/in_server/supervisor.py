@@ -52,7 +52,7 @@ class Supervisor:
     def __init__(self, scratch_parent: Path, code_parent: Path, *, min_tier: Tier = Tier.B) -> None:
         self._scratch_parent = scratch_parent
         self._code_parent = code_parent
-        self._min_tier = min_tier
+        self.min_tier = min_tier
         self._cgroups: Cgroups | None = None
         self._why_no_cgroups = ""
         self._ground = Ground(zygote_pid=0, error="it was not started")
@@ -120,11 +120,12 @@ class Supervisor:
         ground = self._ground
         if ground.error:
             return f"Sandbox set-up failed ({ground.error})."
-        if ground.tier.reaches(self._min_tier):
+        if ground.tier.reaches(self.min_tier):
             return ""
         return (
-            f"This machine offers the sandbox's tier {ground.tier}, and MIN_TIER asks for "
-            f"{self._min_tier}: `python3 run.py doctor` tells what is missing and how to mend it."
+            f"Agents are refused: this machine reaches tier {ground.tier} of the sandbox, and "
+            f"MIN_TIER is {self.min_tier}. `python3 run.py doctor` tells what is missing; "
+            f"MIN_TIER={ground.tier} runs agents that you trust."
         )
 
     def run(

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 SERVE_WITHOUT = """
 import ctypes, json, os, pathlib, sys
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
-from anymind_lite.sandbox.in_server.probe import layer_states
+from anymind_lite.sandbox.in_server.probe import sandbox_state
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
@@ -38,7 +38,7 @@ supervisor.start()
 (folder / "code" / "main.py").write_text("def handle(p):\\n  open('x', 'w')\\n  return p\\n")
 job = Job(Mode.EXECUTE, Limits(), str(folder / "code"), "main:handle")
 outcome = supervisor.run(job, b'"hello"', key="one")
-layers = [state.to_json() for state in layer_states(supervisor.ground)]
+layers = sandbox_state(supervisor).to_json()["layers"]
 supervisor.stop()
 print(json.dumps([supervisor.ground.tier, supervisor.ground.refusals, outcome.details,
                   layers]))

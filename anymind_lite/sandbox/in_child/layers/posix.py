@@ -96,5 +96,8 @@ def clean_environment(confinement: Confinement) -> None:
         PATH="/usr/local/bin:/usr/bin:/bin",
         LANG="C.UTF-8",
         PYTHONUNBUFFERED="1",
+        # NumPy's libraries start a thread for each CPU, which takes 40 MB of the memory limit.
+        OPENBLAS_NUM_THREADS="1",
+        OMP_NUM_THREADS="1",
     )
     os.chdir(confinement.scratch_dir)
