@@ -58,13 +58,14 @@ MARGIN_BYTES = 200_000
 
 WORDS = (
     *(kind.value for kind in ReportKind),
-    *("kind", "result", "message", "file", "line", "bytes", "code", "names", "missing_module"),
+    *("kind", "result", "message", "file", "line", "bytes", "code"),
 )
 texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(WORDS)
 odd_texts = st.text(max_size=20) | st.sampled_from(
     ["\ud800", "\x1b[2J", "a\nb", "\u2028", "x" * 5000]
 )
-numbers = st.integers() | st.floats() | st.sampled_from([10**4299, -(10**4299), 2**63, 1e308])
+huge_numbers = st.sampled_from([10**4299, -(10**4299), 2**63, 1e308])
+numbers = st.integers() | st.floats() | huge_numbers
 scalars = st.none() | st.booleans() | numbers | texts | odd_texts
 
 
@@ -105,7 +106,27 @@ def changed(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
     return data
 
 
-texts_near_json = st.builds(changed, json_texts, st.just([]) | changes) | st.binary(max_size=50)
+tokens = st.sampled_from(
+    [
+        *("1", "-0", "1e999", "-1e999", "1E400", "NaN", "Infinity", "-Infinity", "9" * 4301, "01"),
+        *(
+            '"a"',
+            '"\\ud800"',
+            '"\\ud83d\\udc4b"',
+            '"\x00"',
+            '"\\u12"',
+            "null",
+            "True",
+            "[",
+            "{}",
+            "",
+        ),
+    ]
+)
+lists_of_tokens = st.lists(tokens, max_size=3).map(lambda made: f"[{','.join(made)}]".encode())
+texts_near_json = (
+    st.builds(changed, json_texts, st.just([]) | changes) | lists_of_tokens | st.binary(max_size=50)
+)
 
 
 def depth_of(value: Any) -> int:
@@ -204,11 +225,12 @@ def try_growth(piece: str) -> None:
 
 # Reports -----------------------------------------------------------------------------------------
 
+FIELDS_OF_FAILURES = ("message", "file", "line", "bytes", "code", "names", "missing_module")
 reports = st.fixed_dictionaries(
     {"kind": st.sampled_from(list(ReportKind)) | values},
     optional={
         "result": st.dictionaries(texts, values, max_size=3) | values,
-        **{name: values for name in WORDS if name not in ("kind", "result")},
+        **dict.fromkeys(FIELDS_OF_FAILURES, odd_texts | numbers | values),
     },
 )
 bodies = st.builds(written, reports, ascii_only=st.booleans()) | texts_near_json
@@ -275,6 +297,26 @@ def refuse(name: str) -> None:
 
 def test_no_report_gets_more_than_its_own_result() -> None:
     assert fuzz(st.tuples(observations, st.sampled_from(list(Mode))), check_outcome) > 100
+
+
+nasty = huge_numbers | st.sampled_from([True, "", "main.py", "\x1b[2J", "x" * 5000, "a\n\u2028b"])
+failures = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(list(ReportKind)),
+        **dict.fromkeys(FIELDS_OF_FAILURES, nasty | odd_texts | st.integers()),
+    }
+)
+
+
+def check_failure(case: tuple[dict[str, Any], Mode]) -> None:
+    report, mode = case
+    text = written(report, ascii_only=True)
+    seen = Observed(status=0, report=HEADER.pack(len(text)) + text, logs="")
+    check_outcome((seen, mode))
+
+
+def test_no_failure_says_more_than_a_line() -> None:
+    assert fuzz(st.tuples(failures, st.sampled_from(list(Mode))), check_failure) > 100
 
 
 def check_nearly_good(report: bytes) -> None:
