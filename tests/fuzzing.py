@@ -18,7 +18,7 @@ def fuzz(strategy: Any, check: Callable[[Any], None]) -> int:
     """
     from hypothesis import HealthCheck, given, seed, settings
 
-    deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "2"))
+    deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "1"))
     tried = 0
 
     def count_and_check(value: Any) -> None:
