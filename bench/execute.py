@@ -64,10 +64,12 @@ def main() -> None:
             server.wait()
 
 
-def start_server(data: str) -> tuple["subprocess.Popen[str]", str]:
-    """Start `run.py serve`; return the process and its URL."""
-    command = [sys.executable, str(ROOT / "run.py"), "serve", "--port", "0", "--data", data]
-    environment = {**os.environ, "LOG_LEVEL": "WARNING"}
+def start_server(
+    data: str, launcher: Path = ROOT / "run.py", **settings: str
+) -> tuple["subprocess.Popen[str]", str]:
+    """Start `run.py serve`, or another launcher's; return the process and its URL."""
+    command = [sys.executable, str(launcher), "serve", "--port", "0", "--data", data]
+    environment = {**os.environ, "LOG_LEVEL": "WARNING", **settings}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     line = server.stdout.readline() if server.stdout else ""
     if not line.startswith("Serving at "):
@@ -75,16 +77,27 @@ def start_server(data: str) -> tuple["subprocess.Popen[str]", str]:
     return server, line.split()[2]
 
 
-def deploy(client: Client) -> int:
-    """Make a user, a key and a ready agent of examples/hello; return the agent's id."""
+def deploy(client: Client, folder: Path = ROOT / "examples" / "hello") -> int:
+    """Make a user, a key and a ready agent of a folder; return the agent's id."""
+    sign_up(client)
+    return deploy_agent(client, folder)
+
+
+def sign_up(client: Client) -> None:
+    """Make a user and a key, and use them from here on."""
     person = {"email": "b@example.com", "username": "bench", "password": "correct horse"}
     client.call("POST", "/auth/register", json.dumps(person).encode())
     token = client.call("POST", "/auth/login", json.dumps(person).encode())["access_token"]
     client.headers["Authorization"] = f"Bearer {token}"
     client.headers["X-API-Key"] = client.call("POST", "/api-keys", b'{"name": "bench"}')["key"]
-    agent_id = int(client.call("POST", "/agents", b'{"name": "hello"}')["id"])
+
+
+def deploy_agent(client: Client, folder: Path) -> int:
+    """Make a ready agent of a folder; return its id."""
+    name = json.dumps({"name": folder.name}).encode()
+    agent_id = int(client.call("POST", "/agents", name)["id"])
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.tar.gz"\r\n\r\n'
-    form = head + pack(ROOT / "examples" / "hello") + b"\r\n--b--\r\n"
+    form = head + pack(folder) + b"\r\n--b--\r\n"
     client.call("POST", f"/uploads/agent/{agent_id}", form, "multipart/form-data; boundary=b")
     while client.call("GET", f"/agents/{agent_id}")["status"] == "building":
         time.sleep(0.01)
@@ -132,12 +145,13 @@ def measure(rounds: int, subjects: dict[str, Callable[[], None]]) -> dict[str, l
 
 
 def report(times: dict[str, list[float]]) -> None:
-    """Print medians, 99th percentiles and the ratio."""
+    """Print medians, 99th percentiles and the ratio of the first two."""
     for name, seconds in times.items():
         median, p99 = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
-        print(f"{name:8} median {median * 1000:7.2f} ms   p99 {p99 * 1000:7.2f} ms")
-    ratio = statistics.median(times["execute"]) / statistics.median(times["fork"])
-    print(f"execute / fork: {ratio:.1f} (medians of {len(times['fork'])} rounds)")
+        print(f"{name:10} median {median * 1000:7.2f} ms   p99 {p99 * 1000:7.2f} ms")
+    first, second, *_ = times
+    ratio = statistics.median(times[first]) / statistics.median(times[second])
+    print(f"{first} / {second}: {ratio:.2f} (medians of {len(times[first])} rounds)")
 
 
 if __name__ == "__main__":

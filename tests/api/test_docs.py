@@ -238,7 +238,9 @@ ROWS: list[tuple[type[Any], Callable[..., Any], tuple[Any, ...]]] = [
     ),
     (
         schemas.LayerSchema,
-        lambda layer: SandboxState(Tier.A, Tier.B, True, "", (layer,)).to_json()["layers"][0],
+        lambda layer: SandboxState(
+            Tier.A, Tier.B, can_run=True, message="", layers=(layer,)
+        ).to_json()["layers"][0],
         (LayerState("rlimits", is_on=True, promise="p"),),
     ),
     (schemas.TokenSchema, schemas.token_json, ("t",)),

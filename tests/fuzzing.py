@@ -1,0 +1,47 @@
+"""Trying a claim with generated input for as long as FUZZ_SECONDS says; needs Hypothesis."""
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+_ROUND = 200  # examples that are made from one seed: the clock is looked at in between
+
+
+def fuzz(strategy: Any, check: Callable[[Any], None]) -> int:
+    """Try `check` with what `strategy` makes; return how often. A failure is shown shrunk.
+
+    Every run draws anew, and what it fails with can be put into a test of its own.
+    """
+    from hypothesis import HealthCheck, given, seed, settings
+
+    deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "1"))
+    tried = 0
+
+    def count_and_check(value: Any) -> None:
+        nonlocal tried
+        tried += 1
+        check(value)
+
+    options = settings(
+        max_examples=_ROUND, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    while time.monotonic() < deadline:
+        number = int.from_bytes(os.urandom(8))
+        trial = seed(number)(given(strategy)(count_and_check))  # type: ignore[no-untyped-call]
+        options(trial)()
+    print(f"{tried} examples")
+    return tried
+
+
+def needs_hypothesis() -> None:
+    """Skip the module without Hypothesis, but fail where everything must be tested."""
+    if importlib.util.find_spec("hypothesis") is not None:
+        return
+    reason = "hypothesis is not installed; see requirements-dev.txt"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason, allow_module_level=True)
