@@ -216,7 +216,7 @@ class TestBuilder:
             asked.append(job)
             return Outcome(StopReason.RETURNED, "", "", 1)
 
-        ground = Ground(zygote_pid=1, has_namespaces=has_namespaces)
+        ground = Ground(1, has_namespaces, landlock_abi=1, filters_calls=True)
         monkeypatch.setattr(workshop.sandbox, "_ground", ground)
         monkeypatch.setattr(workshop.sandbox, "run", run)
         manifest = MANIFEST.decode() + "subprocess: true\nlimits: {processes: 9}\n"
