@@ -13,7 +13,6 @@ from typing import Any
 
 from peewee import IntegrityError
 
-from anymind_lite.archive import ArchiveLimits
 from anymind_lite.clock import utc_now
 from anymind_lite.database import PreparedSelect, write_transaction
 from anymind_lite.errors import BuildError, InvalidInput, NotFound, Overloaded
@@ -25,6 +24,7 @@ from anymind_lite.models import (
     ExecutionStatus,
     User,
 )
+from anymind_lite.reader.in_server import Reader
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
@@ -53,19 +53,19 @@ class Executor:
         sandbox: Supervisor,
         store: ArtifactStore,
         limits: Limits,
-        archive_limits: ArchiveLimits,
+        reader: Reader,
     ) -> None:
         self.slots = slots
         self._sandbox = sandbox
         self._store = store
         self._limits = limits
-        self._archive_limits = archive_limits
+        self._reader = reader
         self._waiting: dict[int, Reservation] = {}
         self._lock = threading.Lock()
 
     def run(self, execution_id: int, version: AgentVersion, payload: bytes) -> Outcome:
         """Run the version's entrypoint on a payload of JSON text. Raises BuildError."""
-        folder = ensure_code(version, store=self._store, limits=self._archive_limits)
+        folder = ensure_code(version, store=self._store, reader=self._reader)
         job = Job(Mode.EXECUTE, self._limits, str(folder), version.entrypoint)
         return self._sandbox.run(
             job,

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from anymind_lite.archive import ArchiveLimits, find_root, is_tar_gz, unpack_archive
+from anymind_lite import archive as reader
+from anymind_lite.archive import ArchiveLimits, find_root
 from anymind_lite.errors import BuildError
 from tests.processes import open_descriptors
 
@@ -88,6 +89,20 @@ def into(tmp_path: Path) -> Path:
     folder = tmp_path / "into"
     folder.mkdir()
     return folder
+
+
+def unpack_archive(path: Path, into: Path, limits: ArchiveLimits) -> tuple[str, ...]:
+    folder = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with path.open("rb") as compressed:
+            return reader.unpack_archive(compressed, folder, limits)
+    finally:
+        os.close(folder)
+
+
+def is_tar_gz(path: Path) -> bool:
+    with path.open("rb") as file:
+        return reader.is_tar_gz(file)
 
 
 def unpack(
@@ -438,12 +453,15 @@ def test_longest_and_deepest_names_fit(into: Path) -> None:
 # --- our own errors, and the folder ---
 
 
-def test_our_own_errors_pass_through(into: Path, tmp_path: Path) -> None:
-    upload = packed(tar(member(b"a")))
-    with pytest.raises(FileNotFoundError):
-        unpack_archive(tmp_path / "missing", into, LIMITS)
-    with pytest.raises(FileNotFoundError):
-        unpack(upload, tmp_path / "missing")
+def test_our_own_errors_pass_through(into: Path) -> None:
+    compressed = io.BytesIO(packed(tar(member(b"a"))))
+    folder = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
+    into.rmdir()
+    try:
+        with pytest.raises(FileNotFoundError):
+            reader.unpack_archive(compressed, folder, LIMITS)
+    finally:
+        os.close(folder)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

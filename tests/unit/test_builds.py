@@ -12,6 +12,7 @@ from anymind_lite.archive import ArchiveLimits
 from anymind_lite.database import write_transaction
 from anymind_lite.manifest import Manifest, load_manifest
 from anymind_lite.models import Agent, AgentVersion, VersionStatus
+from anymind_lite.reader.in_server import Reader
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import MEGABYTE, Limits
 from anymind_lite.services.builds import Builder, finish_build, mark_building
@@ -164,7 +165,14 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
-    store = ArtifactStore(tmp_path / "store", tmp_path / "code", max_upload_bytes=100_000)
+    reader = Reader(ArchiveLimits(max_bytes=MEGABYTE, max_files=100))
+    reader.start()
+    store = ArtifactStore(
+        tmp_path / "store",
+        tmp_path / "code",
+        max_upload_bytes=100_000,
+        is_tar_gz=reader.is_tar_gz,
+    )
     store.start()
     sandbox = Supervisor(tmp_path / "scratch", tmp_path / "code")
     sandbox.start()
@@ -172,9 +180,10 @@ def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
         store=store,
         sandbox=sandbox,
         limits=Limits(wall_seconds=60),
-        archive_limits=ArchiveLimits(max_bytes=MEGABYTE, max_files=100),
+        reader=reader,
     )
     yield Workshop(store, sandbox, builder, rows)
+    reader.stop()
     sandbox.stop()
 
 
@@ -221,7 +230,7 @@ class TestBuilder:
         def fail(*_: object) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(workshop.store, "verify_artifact", fail)
+        monkeypatch.setattr(workshop.store, "open_artifact", fail)
         workshop.builder.build_version(version.id)
         row = row_of(version)
         assert row["status"] == "building"
