@@ -107,7 +107,7 @@ TRIES = {
     "read through a link": "(os.symlink({secret!r}, 'l'), open('l'))",
     "move the folder away": "os.rename({folder!r}, {beside!r})",
     "delete a file of the server": "os.unlink({secret!r})",
-    "change a mode and see it": "(os.chmod({secret!r}, 0), 1 / os.stat({secret!r}).st_mode & 0)",
+    "change a mode": "(os.chmod({secret!r}, 0o777), open({secret!r}))",
     "an internet socket": "socket.socket()",
     "a named socket": "socket.socket(socket.AF_UNIX)",
     "a process": "os.fork()",
@@ -130,7 +130,7 @@ for name, source in {tries!r}.items():
         came_of[name] = "done"
     except OSError as exc:
         came_of[name] = errno.errorcode[exc.errno]
-    except (ValueError, ZeroDivisionError) as exc:
+    except ValueError as exc:
         came_of[name] = type(exc).__name__
 raise BuildError(json.dumps(came_of))
 """
@@ -151,7 +151,6 @@ def test_a_reading_that_was_taken_over_reaches_nothing(start: Start, tmp_path: P
     places = {"secret": str(secret), "beside": str(beside), "folder": str(tmp_path / "code")}
     tries = {name: source.format(**places) for name, source in TRIES.items()}
     came_of = said(start(ATTACK.format(tries=tries)), tmp_path / "code")
-    print(came_of)
     assert {name: end for name, end in came_of.items() if end == "done"} == {}
     assert came_of.keys() == TRIES.keys()
     assert secret.read_text() == "secret"

@@ -154,6 +154,7 @@ class Workshop:
     store: ArtifactStore
     sandbox: Supervisor
     builder: Builder
+    reader: Reader
     rows: Rows
 
     def upload(self, agent: Agent, archive: bytes) -> AgentVersion:
@@ -182,7 +183,7 @@ def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
         limits=Limits(wall_seconds=60),
         reader=reader,
     )
-    yield Workshop(store, sandbox, builder, rows)
+    yield Workshop(store, sandbox, builder, reader, rows)
     reader.stop()
     sandbox.stop()
 
@@ -252,6 +253,21 @@ class TestBuilder:
         row = row_of(version)
         assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)
         assert agent_state(agent) == ("building", None)
+
+    def test_build_interrupted_while_its_archive_is_read_is_given_back(
+        self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+        unpack = workshop.reader.unpack
+
+        def interrupt_first(*args: Any, **kwargs: Any) -> Any:
+            workshop.builder.interrupt()
+            return unpack(*args, **kwargs)
+
+        monkeypatch.setattr(workshop.reader, "unpack", interrupt_first)
+        workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)
 
     def test_no_build_begins_between_interrupt_and_begin(
         self, workshop: Workshop, agent: Agent
