@@ -119,12 +119,15 @@ class Reader:
             self._retire()
 
     def is_tar_gz(self, upload: BinaryIO) -> bool:
-        """Tell by its first bytes whether a file is a gzipped tar archive."""
-        document = self._read([upload.fileno()], key="", is_wanted=_always)
+        """Tell by its first bytes whether a file is a gzipped tar archive.
+
+        What makes its reader crash is none. Raises what is our fault, as `unpack` does.
+        """
         try:
+            document = self._read([upload.fileno()], key="", is_wanted=_always)
             return read_flag(document.get("is_tar_gz"))
-        except BadAnswer as exc:
-            raise _nonsense(exc) from exc
+        except (BuildError, BadAnswer):
+            return False
 
     def unpack(
         self,
@@ -281,13 +284,16 @@ class Reader:
         }
         with self._lock:
             try:
-                send_message(self._living_control(), message, fds)
+                self._try_to_send(message, fds)
             except (BrokenPipeError, ConnectionResetError):
-                self._retire()
-                send_message(self._living_control(), message, fds)
-            except OSError:
-                self._retire()  # half a frame may have been sent
-                raise
+                self._try_to_send(message, fds)
+
+    def _try_to_send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+        try:
+            send_message(self._living_control(), message, fds)
+        except OSError:
+            self._retire()  # it is gone, or half a frame may have been sent
+            raise
 
     def _living_control(self) -> socket.socket:
         if self._is_stopping:
@@ -300,8 +306,8 @@ class Reader:
         return self._control
 
     def _spawn(self) -> None:
-        control, theirs = socket.socketpair()
-        control.settimeout(_SEND_SECONDS)
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(_SEND_SECONDS)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(_READER_PATH), str(theirs.fileno())],
@@ -312,7 +318,6 @@ class Reader:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the server's terminal is not for the reader
             )
-        self._control = control
         logger.info("event=reader_started pid=%d", self._process.pid)
 
     def _retire(self) -> None:

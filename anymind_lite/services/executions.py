@@ -24,7 +24,7 @@ from anymind_lite.models import (
     ExecutionStatus,
     User,
 )
-from anymind_lite.reader.in_server import Reader
+from anymind_lite.reader.in_server import Reader, ReadingCancelled
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
@@ -188,6 +188,8 @@ def _run(
         return executor.run(execution.id, version, payload_text.encode())
     except BuildError as exc:
         return Outcome(StopReason.SANDBOX_FAILURE, str(exc), "", 0)
+    except ReadingCancelled:
+        return Outcome(StopReason.SANDBOX_FAILURE, "The server is stopping.", "", 0)
     except BaseException:
         _close_execution(execution.id, ExecutionStatus.FAILED, "The server failed to run it.")
         raise

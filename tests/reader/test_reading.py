@@ -80,6 +80,18 @@ def test_uploads_are_told_from_other_files(start: Start, tmp_path: Path) -> None
             assert reader.is_tar_gz(file) is expected
 
 
+@pytest.mark.parametrize(
+    "attack", ["ctypes.string_at(0)", "raise MemoryError", "raise BuildError('a')"]
+)
+def test_an_upload_that_crashes_its_reader_is_no_archive(
+    start: Start, tmp_path: Path, attack: str
+) -> None:
+    more = f"def look(archive):\n    {attack}\nin_reading.is_tar_gz = look"
+    (tmp_path / "upload").write_bytes(GOOD)
+    with (tmp_path / "upload").open("rb") as file:
+        assert start(more=more).is_tar_gz(file) is False
+
+
 def test_many_at_once_each_get_their_own(start: Start, tmp_path: Path) -> None:
     reader = start()
 
