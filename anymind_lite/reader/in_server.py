@@ -139,8 +139,9 @@ class Reader:
     ) -> Unpacked:
         """Unpack an archive into an empty folder, given by descriptor, and read its manifest.
 
-        The folder is the reader's from then on; when this returns or raises, nobody writes to it
-        any more. `key` names the reading for `cancel`; `is_wanted` is asked once, when `cancel` can
+        The folder is the reader's from then on; when this returns, nobody writes to it any more.
+        Where a reading is cut off, its last write may race with the removal of the folder, which
+        follows no link. `key` names the reading for `cancel`; `is_wanted` is asked once, when `cancel` can
         already reach it. Raises BuildError when the archive is at fault, OSError and ReaderFailed
         when we are, and ReadingCancelled.
         """
