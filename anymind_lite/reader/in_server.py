@@ -141,9 +141,9 @@ class Reader:
 
         The folder is the reader's from then on; when this returns, nobody writes to it any more.
         Where a reading is cut off, its last write may race with the removal of the folder, which
-        follows no link. `key` names the reading for `cancel`; `is_wanted` is asked once, when `cancel` can
-        already reach it. Raises BuildError when the archive is at fault, OSError and ReaderFailed
-        when we are, and ReadingCancelled.
+        follows no link. `key` names the reading for `cancel`; `is_wanted` is asked once, when
+        `cancel` can already reach it. Raises BuildError when the archive is at fault, OSError and
+        ReaderFailed when we are, and ReadingCancelled.
         """
         if os.geteuid() == 0:
             os.fchown(into, SANDBOX_UID, SANDBOX_GID)
