@@ -2,8 +2,9 @@
 
 Every byte read here is hostile. Whatever is wrong with an archive ends as a `BuildError` whose text
 tells its sender what to change; an `OSError` is ours (disk full, no permission, a bad disk) and
-passes through. Time and memory are bounded by the size of the file and by `ArchiveLimits`. The
-module needs no server object, so that a process with few rights can run it.
+passes through. Time and memory are bounded by the size of the file and by `ArchiveLimits`. It runs
+in the process of a reading (`reader/in_reading.py`), never in the server: all it needs comes as
+descriptors.
 
 `tarfile` is not used. On Pythons this project supports it recurses on chained headers, reads a
 header's body of any size in one call, backtracks without end on crafted ones (CVE-2024-6232), loops
@@ -23,7 +24,6 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from anymind_lite.errors import BuildError, quoted
@@ -86,13 +86,12 @@ class ArchiveLimits:
     max_depth: int = 12
 
 
-def is_tar_gz(path: Path) -> bool:
+def is_tar_gz(file: BinaryIO) -> bool:
     """Tell by its first bytes whether a file is a gzipped tar archive.
 
     Reads at most 1 MiB and inflates one block. Raises only `OSError`, when the file cannot be read.
     """
-    with path.open("rb") as file:
-        start = io.BytesIO(file.read(_PROBE_BYTES))
+    start = io.BytesIO(file.read(_PROBE_BYTES))
     try:
         stream = _Inflated(start, max_bytes=_PROBE_BYTES, piece_bytes=_BLOCK_BYTES)
         block = stream.read(_BLOCK_BYTES)
@@ -101,24 +100,19 @@ def is_tar_gz(path: Path) -> bool:
     return len(block) == _BLOCK_BYTES and (not _has_data(block) or _is_header(block))
 
 
-def unpack_archive(path: Path, into: Path, limits: ArchiveLimits) -> tuple[str, ...]:
+def unpack_archive(compressed: BinaryIO, into: int, limits: ArchiveLimits) -> tuple[str, ...]:
     """Write an archive's files and folders into an empty folder; return the files' names, sorted.
 
-    Names are relative to `into` and POSIX. Files get mode 0644 and folders 0755 whatever the umask
-    is. Anything but a file or a folder is refused. Skipped without a word: macOS's `._*`,
-    `.DS_Store` and `__MACOSX`, left-over `PaxHeader` folders, and `__pycache__` and `*.pyc`: Python
-    would run a stale or hostile .pyc in place of the source that people read. The stream must be
-    whole: an end mark, zeros after it, and the gzip checksum right.
+    `into` is the folder's descriptor. Names are relative to it and POSIX. Files get mode 0644 and
+    folders 0755 whatever the umask is. Anything but a file or a folder is refused. Skipped without
+    a word: macOS's `._*`, `.DS_Store` and `__MACOSX`, left-over `PaxHeader` folders, and
+    `__pycache__` and `*.pyc`: Python would run a stale or hostile .pyc in place of the source that
+    people read. The stream must be whole: an end mark, zeros after it, and the gzip checksum right.
 
     Raises `BuildError` when the archive is at fault, `OSError` when we are. What was written until
-    then stays; the caller made `into` and removes it.
+    then stays; the caller made the folder and removes it.
     """
-    root = os.open(into, _FOLDER_FLAGS)
-    try:
-        with path.open("rb") as compressed:
-            return _unpack(_Inflated(compressed, limits.max_bytes), _Tree(root, limits), limits)
-    finally:
-        os.close(root)
+    return _unpack(_Inflated(compressed, limits.max_bytes), _Tree(into, limits), limits)
 
 
 def find_root(files: Collection[str]) -> str:

@@ -14,6 +14,7 @@ from anymind_lite.credentials import PasswordHasher, load_secret_key
 from anymind_lite.database import open_database
 from anymind_lite.errors import StartupError
 from anymind_lite.files import make_dir_durable
+from anymind_lite.reader.in_server import Reader
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Tier
 from anymind_lite.services.api_keys import KeyUsage
@@ -43,11 +44,16 @@ class Backend:
         self.passwords = PasswordHasher(settings.password_hash_rounds)
         self.key_usage = KeyUsage()
         self.secret_key = ""
-        archive_limits = ArchiveLimits(
-            max_bytes=settings.unpacked_max_bytes, max_files=settings.unpacked_max_files
+        self.reader = Reader(
+            ArchiveLimits(
+                max_bytes=settings.unpacked_max_bytes, max_files=settings.unpacked_max_files
+            )
         )
         self.store = ArtifactStore(
-            settings.storage_path, settings.code_path, max_upload_bytes=settings.upload_max_bytes
+            settings.storage_path,
+            settings.code_path,
+            max_upload_bytes=settings.upload_max_bytes,
+            is_tar_gz=self.reader.is_tar_gz,
         )
         self.sandbox = Supervisor(
             settings.run_path / "scratch", settings.code_path, min_tier=Tier(settings.min_tier)
@@ -62,14 +68,14 @@ class Backend:
             store=self.store,
             limits=operator_limits(settings, settings.execution_timeout_seconds),
             caps=operator_caps(settings),
-            archive_limits=archive_limits,
+            reader=self.reader,
         )
         self._builder = Builder(
             store=self.store,
             sandbox=self.sandbox,
             limits=operator_limits(settings, settings.build_timeout_seconds),
             caps=operator_caps(settings),
-            archive_limits=archive_limits,
+            reader=self.reader,
         )
         self.build_queue = BuildQueue(
             settings.queue_path,
@@ -107,7 +113,9 @@ class Backend:
         _refuse_lost_database(settings)
         # The store makes the folder of all code, which the zygote holds on to.
         self.store.start()
-        # The zygote before all threads: it is forked from a process that has no other yet.
+        # These processes before all threads: they come of a process that has no other yet.
+        self.reader.start()
+        undo(self.reader.stop)
         self.sandbox.start()
         undo(self.sandbox.stop)
         database = open_database(settings.database_path)
@@ -147,6 +155,7 @@ class Backend:
         self.executor.slots.close()
         self.build_queue.stop()
         self.executor.interrupt()
+        self.reader.stop()
         self.sandbox.stop()
         self.executor.slots.wait_until_idle(_LAST_ROWS_SECONDS)
         self._resources.close()

@@ -89,7 +89,7 @@ def remove_tree(path: Path) -> None:
     is no folder or only a link to one.
     """
     try:
-        top = _open_closed_dir(path)
+        top = open_closed_dir(path)
     except FileNotFoundError:
         return
     try:
@@ -105,7 +105,7 @@ def _empty(top: int) -> None:
             if not _is_dir(name, top):
                 os.unlink(name, dir_fd=top)
                 continue
-            inner = _open_closed_dir(name, dir_fd=top)
+            inner = open_closed_dir(name, dir_fd=top)
             try:
                 _lift_folders(inner, top)
             finally:
@@ -113,8 +113,8 @@ def _empty(top: int) -> None:
             os.rmdir(name, dir_fd=top)
 
 
-def _open_closed_dir(path: Path | str, dir_fd: int | None = None) -> int:
-    """Open a folder whatever its mode; it is readable and writable from then on."""
+def open_closed_dir(path: Path | str, dir_fd: int | None = None) -> int:
+    """Open a folder, never a link to one, whatever its mode; from then on its owner may do all."""
     found = os.open(path, _FIND_FLAGS, dir_fd=dir_fd)
     try:
         _unlock(found)
@@ -141,7 +141,7 @@ def _lift_folders(inner: int, top: int) -> None:
     for name in os.listdir(inner):
         if _is_dir(name, inner):
             # Renaming a folder rewrites its `..`, which needs write permission on it (rename(2)).
-            os.close(_open_closed_dir(name, dir_fd=inner))
+            os.close(open_closed_dir(name, dir_fd=inner))
             os.rename(name, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
         else:
             os.unlink(name, dir_fd=inner)

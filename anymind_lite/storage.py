@@ -10,13 +10,14 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from anymind_lite.archive import is_tar_gz
 from anymind_lite.errors import BuildError, InvalidInput, TooLarge
-from anymind_lite.files import fsync_dir, make_dir_durable, remove_tree
+from anymind_lite.files import fsync_dir, make_dir_durable, open_closed_dir, remove_tree
 
 _READ_BYTES = 1 << 20
 
@@ -30,11 +31,34 @@ class SavedArtifact:
     size_bytes: int
 
 
-class ArtifactStore:
-    """Keeps artifacts under `root` and unpacked code under `code_root`."""
+@dataclass(frozen=True)
+class FreshCode:
+    """An empty folder, open, for the reader to fill. Its `path` is safe: the folder above is ours.
 
-    def __init__(self, root: Path, code_root: Path, *, max_upload_bytes: int) -> None:
+    What is below is reached through the descriptor alone: whoever filled it may have left anything.
+    """
+
+    path: Path
+    folder_fd: int
+
+
+class ArtifactStore:
+    """Keeps artifacts under `root` and unpacked code under `code_root`.
+
+    `is_tar_gz` tells of an upload, open for reading, whether it is an archive: the reader, as the
+    server looks into no upload itself.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        code_root: Path,
+        *,
+        max_upload_bytes: int,
+        is_tar_gz: Callable[[BinaryIO], bool],
+    ) -> None:
         self._root = root
+        self._is_tar_gz = is_tar_gz
         self._incoming = root / ".incoming"
         self._code_root = code_root
         self._max_upload_bytes = max_upload_bytes
@@ -61,8 +85,9 @@ class ArtifactStore:
         temporary = self._incoming / token
         try:
             sha256, size = self._write(temporary, chunks)
-            if not is_tar_gz(temporary):
-                raise InvalidInput("File must be a .tar.gz archive")
+            with temporary.open("rb") as upload:
+                if not self._is_tar_gz(upload):
+                    raise InvalidInput("File must be a .tar.gz archive")
             path = f"agents/{agent_id}/artifacts/agent_{agent_id}_{token}.tar.gz"
             target = self._root / path
             try:
@@ -100,45 +125,67 @@ class ArtifactStore:
             file.parent.rmdir()
             file.parent.parent.rmdir()
 
-    def verify_artifact(self, path: str, sha256: str) -> None:
-        """Raise BuildError when the file is missing or not what was uploaded."""
-        digest = hashlib.sha256()
+    @contextmanager
+    def open_artifact(self, path: str, sha256: str) -> Iterator[BinaryIO]:
+        """Open an artifact to read. Raises BuildError unless it is there as it was uploaded."""
         try:
-            with self.artifact_path(path).open("rb") as file:
-                while chunk := file.read(_READ_BYTES):
-                    digest.update(chunk)
+            file = self.artifact_path(path).open("rb")
         except FileNotFoundError as exc:
             raise BuildError("The artifact is missing on the server; upload it again.") from exc
-        if digest.hexdigest() != sha256:
-            raise BuildError("The artifact is damaged on the server; upload it again.")
+        with file:
+            digest = hashlib.sha256()
+            while chunk := file.read(_READ_BYTES):
+                digest.update(chunk)
+            if digest.hexdigest() != sha256:
+                raise BuildError("The artifact is damaged on the server; upload it again.")
+            file.seek(0)
+            yield file
 
     def code_dir(self, agent_id: int, version_id: int) -> Path:
         """Return where a version's code is, or will be, unpacked."""
         return self._code_root / str(agent_id) / str(version_id)
 
-    def install_code(self, agent_id: int, version_id: int, unpack: Callable[[Path], str]) -> Path:
+    @contextmanager
+    def fresh_code(self) -> Iterator[FreshCode]:
+        """Make an empty folder to unpack into; what is not installed is removed in the end."""
+        parent = self._code_root / f".new-{secrets.token_hex(6)}"
+        parent.mkdir(mode=0o700)
+        try:
+            tree = parent / "tree"
+            tree.mkdir(mode=0o755)
+            folder_fd = open_closed_dir(tree)
+            try:
+                yield FreshCode(tree, folder_fd)
+            finally:
+                os.close(folder_fd)
+        finally:
+            remove_tree(parent)
+
+    def install_code(
+        self, agent_id: int, version_id: int, fresh: FreshCode, root: str = ""
+    ) -> Path:
         """Put a version's code in place as a whole and return its folder; the first one wins.
 
-        `unpack` fills the fresh folder that it is given and returns which folder in it, "" for
-        itself, is the agent's root.
+        `root` is the agent's root in the fresh folder: "" for itself, or a plain name in it. Who
+        filled the folder is gone, and may have left anything. Raises OSError, also for a root that
+        is no folder.
         """
         target = self.code_dir(agent_id, version_id)
-        fresh = self._code_root / f".new-{secrets.token_hex(6)}"
-        fresh.mkdir(mode=0o700)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        # The sandbox of a root server is another user; who else could come by here is kept off
+        # by the data folder, which is closed to all but its owner.
+        target.parent.chmod(0o711)
+        root_fd = open_closed_dir(root or ".", dir_fd=fresh.folder_fd)
         try:
-            root = fresh / unpack(fresh)
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            # The sandbox of a root server is another user; who else could come by here is kept off
-            # by the data folder, which is closed to all but its owner.
-            target.parent.chmod(0o711)
-            root.chmod(0o755)
-            try:
-                root.rename(target)
-            except OSError:
-                if not target.is_dir():  # another thread unpacked the same version just now
-                    raise
+            os.fchmod(root_fd, 0o755)
         finally:
-            remove_tree(fresh)
+            os.close(root_fd)
+        source = root or fresh.path
+        try:
+            os.rename(source, target, src_dir_fd=fresh.folder_fd if root else None)
+        except OSError:
+            if not target.is_dir():  # another thread unpacked the same version just now
+                raise
         return target
 
     def remove_code(self, agent_id: int, version_id: int) -> None:

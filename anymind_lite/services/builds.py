@@ -8,23 +8,24 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from peewee import fn
 
-from anymind_lite.archive import MANIFEST_NAME, ArchiveLimits
+from anymind_lite.archive import MANIFEST_NAME
 from anymind_lite.clock import utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import BuildError
-from anymind_lite.manifest import Manifest, load_manifest
+from anymind_lite.manifest import Manifest
 from anymind_lite.models import Agent, AgentStatus, AgentVersion, VersionStatus
+from anymind_lite.reader.in_server import Reader, ReadingCancelled
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason, one_line
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.agents import derive_status
-from anymind_lite.services.code import ensure_code, list_files
+from anymind_lite.services.code import unpack_code
 from anymind_lite.services.limits import Caps, build_limits, check_limits
 from anymind_lite.storage import ArtifactStore
 
@@ -73,13 +74,13 @@ class Builder:
         sandbox: Supervisor,
         limits: Limits,
         caps: Caps,
-        archive_limits: ArchiveLimits,
+        reader: Reader,
     ) -> None:
         self._store = store
         self._sandbox = sandbox
         self._limits = limits
         self._caps = caps
-        self._archive_limits = archive_limits
+        self._reader = reader
         self._claims: set[str] = set()
         self._is_ending = False
 
@@ -96,6 +97,7 @@ class Builder:
         """Begin no more builds and end those that run; their versions are queued again."""
         self._is_ending = True
         for claim in tuple(self._claims):
+            self._reader.cancel(_job_key(claim))
             self._sandbox.cancel(_job_key(claim))
 
     def build_version(self, version_id: int) -> None:
@@ -118,10 +120,15 @@ class Builder:
         log.add(f"Building version v{version.number} ({version.tarball_bytes:,} bytes)")
         manifest = None
         try:
-            folder = ensure_code(version, store=self._store, limits=self._archive_limits)
-            files = list_files(folder)
+            folder, unpacked = unpack_code(
+                version,
+                store=self._store,
+                reader=self._reader,
+                key=_job_key(claim),
+                is_wanted=self._is_wanted,
+            )
+            files, manifest = unpacked.files, unpacked.manifest
             log.add(f"Unpacked {len(files)} file{'s' if len(files) != 1 else ''}")
-            manifest = load_manifest((folder / MANIFEST_NAME).read_bytes(), files)
             log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
             self._check_wishes(manifest)
             self._validate(manifest, folder, files, log, key=_job_key(claim))
@@ -130,6 +137,8 @@ class Builder:
         except BuildError as exc:
             log.add(f"Build failed: {exc}")
             status = VersionStatus.FAILED
+        except ReadingCancelled as exc:
+            raise BuildInterrupted from exc
         if not finish_build(version, claim, status, log.text(), manifest):
             logger.info("event=build_superseded version_id=%d", version.id)
             # The code belongs to the build that holds the claim now, if there is one: the agent may
@@ -150,8 +159,11 @@ class Builder:
                 "`python3 run.py doctor` tells why"
             )
 
+    def _is_wanted(self) -> bool:
+        return not self._is_ending
+
     def _validate(
-        self, manifest: Manifest, folder: Path, files: list[str], log: BuildLog, *, key: str
+        self, manifest: Manifest, folder: Path, files: Sequence[str], log: BuildLog, *, key: str
     ) -> None:
         """Import the entrypoint inside the sandbox. Raises BuildError."""
         job = Job(
@@ -161,7 +173,7 @@ class Builder:
             manifest.entrypoint,
             allows_processes=manifest.allows_processes,
         )
-        outcome = self._sandbox.run(job, key=key, is_wanted=lambda: not self._is_ending)
+        outcome = self._sandbox.run(job, key=key, is_wanted=self._is_wanted)
         if outcome.logs:
             log.add("The agent printed while it was imported:")
             log.add_output(outcome.logs)
@@ -174,7 +186,7 @@ class Builder:
         log.add(f"Imported {manifest.entrypoint} in {outcome.duration_ms} ms")
 
 
-def _explain(outcome: Outcome, files: list[str]) -> str:
+def _explain(outcome: Outcome, files: Sequence[str]) -> str:
     """Say what is wrong with an entrypoint and how to mend it."""
     missing = one_line(outcome.details.get("missing_module"))
     if missing:
@@ -192,7 +204,7 @@ def _explain(outcome: Outcome, files: list[str]) -> str:
     return outcome.message
 
 
-def _listed(files: list[str]) -> str:
+def _listed(files: Sequence[str]) -> str:
     more = len(files) - _MAX_LISTED_FILES
     return ", ".join(files[:_MAX_LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
 

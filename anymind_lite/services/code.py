@@ -1,32 +1,43 @@
 """The unpacked code of versions: made from the artifact when it is not there."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from anymind_lite.archive import ArchiveLimits, find_root, unpack_archive
 from anymind_lite.models import AgentVersion
+from anymind_lite.reader.answer import Unpacked
+from anymind_lite.reader.in_server import Reader
 from anymind_lite.storage import ArtifactStore
 
 
-def ensure_code(version: AgentVersion, *, store: ArtifactStore, limits: ArchiveLimits) -> Path:
+def ensure_code(version: AgentVersion, *, store: ArtifactStore, reader: Reader) -> Path:
     """Return the agent's root folder of a version, unpacking its artifact when needed.
 
-    The artifact's SHA-256 is checked before it is read. Raises BuildError when it is missing,
-    damaged or not acceptable.
+    Raises what `unpack_code` raises.
     """
     folder = store.code_dir(version.agent_id, version.id)
-    if folder.is_dir():
-        return folder
-    store.verify_artifact(version.tarball_path, version.tarball_sha256)
-
-    def unpack(into: Path) -> str:
-        files = unpack_archive(store.artifact_path(version.tarball_path), into, limits)
-        return find_root(files)
-
-    return store.install_code(version.agent_id, version.id, unpack)
+    if not folder.is_dir():
+        unpack_code(version, store=store, reader=reader)
+    return folder
 
 
-def list_files(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, POSIX style, sorted."""
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
+def unpack_code(
+    version: AgentVersion,
+    *,
+    store: ArtifactStore,
+    reader: Reader,
+    key: str = "",
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> tuple[Path, Unpacked]:
+    """Unpack a version's artifact; return the agent's root folder and what was found.
+
+    The artifact's SHA-256 is checked before it is read. Code that is in place already stays: it
+    came from the same bytes. `key` and `is_wanted` are those of `Reader.unpack`, as is what it
+    raises; BuildError also for an artifact that is missing or damaged.
+    """
+    with (
+        store.open_artifact(version.tarball_path, version.tarball_sha256) as artifact,
+        store.fresh_code() as fresh,
+    ):
+        unpacked = reader.unpack(artifact, fresh.folder_fd, key=key, is_wanted=is_wanted)
+        folder = store.install_code(version.agent_id, version.id, fresh, unpacked.root)
+    return folder, unpacked

@@ -15,7 +15,6 @@ from typing import Any
 
 from peewee import IntegrityError
 
-from anymind_lite.archive import ArchiveLimits
 from anymind_lite.clock import utc_now
 from anymind_lite.database import PreparedSelect, write_transaction
 from anymind_lite.errors import BuildError, InvalidInput, NotFound, Overloaded
@@ -28,6 +27,7 @@ from anymind_lite.models import (
     ExecutionStatus,
     User,
 )
+from anymind_lite.reader.in_server import Reader, ReadingCancelled
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
@@ -61,14 +61,14 @@ class Executor:
         store: ArtifactStore,
         limits: Limits,
         caps: Caps,
-        archive_limits: ArchiveLimits,
+        reader: Reader,
     ) -> None:
         self.slots = slots
         self._sandbox = sandbox
         self._store = store
         self._limits = limits
         self._caps = caps
-        self._archive_limits = archive_limits
+        self._reader = reader
         self._waiting: dict[int, Reservation] = {}
         self._running: set[int] = set()
         self._is_ending = False
@@ -92,7 +92,7 @@ class Executor:
 
     def run(self, execution_id: int, version: AgentVersion, payload: bytes) -> Outcome:
         """Run the version's entrypoint on a payload of JSON text. Raises BuildError."""
-        folder = ensure_code(version, store=self._store, limits=self._archive_limits)
+        folder = ensure_code(version, store=self._store, reader=self._reader)
         job = Job(
             Mode.EXECUTE,
             execution_limits(self._limits, asked_limits(version), self._caps),
@@ -245,6 +245,8 @@ def _run(
         return executor.run(execution.id, version, payload_text.encode())
     except BuildError as exc:
         return Outcome(StopReason.SANDBOX_FAILURE, str(exc), "", 0)
+    except ReadingCancelled:
+        return Outcome(StopReason.SERVER_ENDED, INTERRUPTED, "", 0)
     except BaseException:
         _close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, "The server failed to run it.")
         raise

@@ -12,6 +12,7 @@ from anymind_lite.archive import ArchiveLimits
 from anymind_lite.database import write_transaction
 from anymind_lite.manifest import LIMIT_KEYS, Manifest, load_manifest
 from anymind_lite.models import Agent, AgentVersion, VersionStatus
+from anymind_lite.reader.in_server import Reader
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import MEGABYTE, Limits
@@ -155,6 +156,7 @@ class Workshop:
     store: ArtifactStore
     sandbox: Supervisor
     builder: Builder
+    reader: Reader
     rows: Rows
 
     def upload(self, agent: Agent, archive: bytes) -> AgentVersion:
@@ -166,7 +168,14 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
-    store = ArtifactStore(tmp_path / "store", tmp_path / "code", max_upload_bytes=100_000)
+    reader = Reader(ArchiveLimits(max_bytes=MEGABYTE, max_files=100))
+    reader.start()
+    store = ArtifactStore(
+        tmp_path / "store",
+        tmp_path / "code",
+        max_upload_bytes=100_000,
+        is_tar_gz=reader.is_tar_gz,
+    )
     store.start()
     sandbox = Supervisor(tmp_path / "scratch", tmp_path / "code")
     sandbox.start()
@@ -175,9 +184,10 @@ def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
         sandbox=sandbox,
         limits=Limits(wall_seconds=60),
         caps=dict.fromkeys(LIMIT_KEYS, 1024),
-        archive_limits=ArchiveLimits(max_bytes=MEGABYTE, max_files=100),
+        reader=reader,
     )
-    yield Workshop(store, sandbox, builder, rows)
+    yield Workshop(store, sandbox, builder, reader, rows)
+    reader.stop()
     sandbox.stop()
 
 
@@ -254,7 +264,7 @@ class TestBuilder:
         def fail(*_: object) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(workshop.store, "verify_artifact", fail)
+        monkeypatch.setattr(workshop.store, "open_artifact", fail)
         workshop.builder.build_version(version.id)
         row = row_of(version)
         assert row["status"] == "building"
@@ -276,6 +286,21 @@ class TestBuilder:
         row = row_of(version)
         assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)
         assert agent_state(agent) == ("building", None)
+
+    def test_build_interrupted_while_its_archive_is_read_is_given_back(
+        self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+        unpack = workshop.reader.unpack
+
+        def interrupt_first(*args: Any, **kwargs: Any) -> Any:
+            workshop.builder.interrupt()
+            return unpack(*args, **kwargs)
+
+        monkeypatch.setattr(workshop.reader, "unpack", interrupt_first)
+        workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)
 
     def test_no_build_begins_between_interrupt_and_begin(
         self, workshop: Workshop, agent: Agent

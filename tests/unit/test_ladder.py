@@ -16,7 +16,7 @@ LADDER = (
     ("routes",),
     ("backend",),
     ("services",),
-    ("models", "storage", "tasks", "sandbox.in_server"),
+    ("models", "storage", "tasks", "sandbox.in_server", "reader"),
     ("archive", "manifest", "database", "config", "credentials", "sandbox.protocol"),
     ("setting_kinds", "files", "strict_json", "sandbox.policy"),
     ("errors", "clock"),
@@ -35,6 +35,9 @@ SANDBOX_IMPORTS = {
     "sandbox.protocol": ("sandbox.policy",),
     "sandbox.policy": (),
 }
+
+# The reader's processes shut themselves in with the layers of a child.
+READER_ROOMS = ("reader.in_reader", "reader.in_reading")
 
 # What each library's one owner is; nobody else imports it.
 OWNERS = {
@@ -118,6 +121,8 @@ def test_imports_only_from_its_rung_or_below(path: Path) -> None:
         assert name == "" or name.startswith(("sandbox", "migrations")), f"{name} has no rung"
         return
     for imported in ours(path):
+        if imported.startswith("sandbox.in_child") and name in READER_ROOMS:
+            continue
         theirs = rung_of(imported)
         if theirs is None:
             assert imported == "__version__", f"{name} imports {imported}"
@@ -131,9 +136,8 @@ def test_sandbox_rooms_keep_apart(path: Path) -> None:
     room = next((one for one in SANDBOX_IMPORTS if fits(name, one)), None)
     for imported in ours(path):
         if room is None:
-            allowed = imported.startswith(
-                ("sandbox.in_server", "sandbox.protocol", "sandbox.policy")
-            )
+            own = "sandbox.in_child.layers" if name in READER_ROOMS else "sandbox.in_server"
+            allowed = imported.startswith((own, "sandbox.protocol", "sandbox.policy"))
             assert allowed or not imported.startswith("sandbox"), f"{name} imports {imported}"
         elif imported.startswith("sandbox"):
             is_allowed = any(fits(imported, one) for one in SANDBOX_IMPORTS[room])
@@ -156,6 +160,15 @@ def test_sandbox_uses_the_standard_library_alone(path: Path) -> None:
     for imported in imports_of(path):
         top = imported.split(".")[0]
         assert top in sys.stdlib_module_names or top == "anymind_lite", imported
+
+
+def test_the_server_never_imports_what_reads_uploads() -> None:
+    """It may know their types, but not call them: it starts the reader by its file's path."""
+    hostile = {"archive.unpack_archive", "archive.is_tar_gz", "manifest.load_manifest"}
+    for path in MODULES:
+        if name_of(path) not in READER_ROOMS:
+            assert not ours(path) & hostile, path
+            assert not any(fits(one, room) for one in ours(path) for room in READER_ROOMS), path
 
 
 def test_zygote_and_child_import_nothing_of_the_server() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from anymind_lite import storage
+from anymind_lite.archive import is_tar_gz
 from anymind_lite.errors import BuildError, InvalidInput, TooLarge
 from anymind_lite.files import make_dir_durable
-from anymind_lite.storage import ArtifactStore
+from anymind_lite.storage import ArtifactStore, FreshCode
 from tests.live_server import pack_agent
 from tests.waiting import DEADLINE_SECONDS
 
@@ -22,7 +24,9 @@ CAP = len(ARCHIVE)
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    store = ArtifactStore(tmp_path / "artifacts", tmp_path / "code", max_upload_bytes=CAP)
+    store = ArtifactStore(
+        tmp_path / "artifacts", tmp_path / "code", max_upload_bytes=CAP, is_tar_gz=is_tar_gz
+    )
     store.start()
     return store
 
@@ -159,10 +163,11 @@ class TestSaveArtifact:
             assert files_under(tmp_path) == []
 
 
-class TestVerifyArtifact:
+class TestOpenArtifact:
     def test_takes_what_was_saved(self, store: ArtifactStore) -> None:
         saved = store.save_artifact(5, [ARCHIVE])
-        store.verify_artifact(saved.path, saved.sha256)
+        with store.open_artifact(saved.path, saved.sha256) as artifact:
+            assert artifact.read() == ARCHIVE
 
     @pytest.mark.parametrize(
         ("content", "reason"),
@@ -182,8 +187,11 @@ class TestVerifyArtifact:
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(BuildError, match=f"{reason} on the server; upload it again"):
-            store.verify_artifact(saved.path, saved.sha256)
+        with (
+            pytest.raises(BuildError, match=f"{reason} on the server; upload it again"),
+            store.open_artifact(saved.path, saved.sha256),
+        ):
+            pass
 
     def test_discarding_twice_is_no_error(self, store: ArtifactStore, tmp_path: Path) -> None:
         saved = store.save_artifact(5, [ARCHIVE])
@@ -201,10 +209,15 @@ class TestVerifyArtifact:
         assert os.listdir(tmp_path / "artifacts" / "agents") == []
 
 
-def write_code(folder: Path, root: str = "", text: str = "code") -> str:
-    (folder / root).mkdir(exist_ok=True)
-    (folder / root / "main.py").write_text(text)
-    return root
+def fill(fresh: FreshCode, root: str = "", text: str = "code") -> None:
+    (fresh.path / root).mkdir(exist_ok=True)
+    (fresh.path / root / "main.py").write_text(text)
+
+
+def install(store: ArtifactStore, agent_id: int = 5, version_id: int = 7, root: str = "") -> Path:
+    with store.fresh_code() as fresh:
+        fill(fresh, root)
+        return store.install_code(agent_id, version_id, fresh, root)
 
 
 class TestInstallCode:
@@ -212,8 +225,9 @@ class TestInstallCode:
     def test_the_agents_root_is_put_in_place(
         self, store: ArtifactStore, tmp_path: Path, root: str
     ) -> None:
-        folder = store.install_code(5, 7, lambda into: write_code(into, root))
+        folder = install(store, root=root)
         assert folder == store.code_dir(5, 7)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
         assert files_under(tmp_path / "code") == ["5/7/main.py"]
         assert os.listdir(tmp_path / "code") == ["5"]
 
@@ -221,12 +235,9 @@ class TestInstallCode:
     def test_failed_unpacking_leaves_nothing(
         self, store: ArtifactStore, tmp_path: Path, error: Exception
     ) -> None:
-        def unpack(into: Path) -> str:
-            write_code(into)
+        with pytest.raises(type(error)), store.fresh_code() as fresh:  # noqa: PT012
+            fill(fresh)
             raise error
-
-        with pytest.raises(type(error)):
-            store.install_code(5, 7, unpack)
         assert os.listdir(tmp_path / "code") == []
 
     def test_of_two_threads_the_first_wins_and_both_get_its_code(
@@ -234,16 +245,14 @@ class TestInstallCode:
     ) -> None:
         both_unpacked = threading.Barrier(2)
 
-        def install(name: str) -> str:
-            def unpack(into: Path) -> str:
-                root = write_code(into, text=name)
+        def unpack(text: str) -> str:
+            with store.fresh_code() as fresh:
+                fill(fresh, text=text)
                 both_unpacked.wait(DEADLINE_SECONDS)
-                return root
-
-            return (store.install_code(5, 7, unpack) / "main.py").read_text()
+                return (store.install_code(5, 7, fresh) / "main.py").read_text()
 
         with ThreadPoolExecutor(2) as threads:
-            first, second = threads.map(install, ["a", "b"])
+            first, second = threads.map(unpack, ["a", "b"])
         assert first == second
         assert files_under(tmp_path / "code") == ["5/7/main.py"]
         assert os.listdir(tmp_path / "code") == ["5"]
@@ -254,15 +263,65 @@ class TestInstallCode:
         (tmp_path / "code" / "5").mkdir()
         (tmp_path / "code" / "5" / "7").touch()
         with pytest.raises(OSError, match="7"):
-            store.install_code(5, 7, write_code)
+            install(store)
         assert os.listdir(tmp_path / "code") == ["5"]
+
+    @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "file", "nothing"])
+    def test_a_root_that_is_no_folder_is_refused_and_nothing_outside_is_touched(
+        self, store: ArtifactStore, tmp_path: Path, kind: str
+    ) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "kept").touch()
+        outside.chmod(0o500)
+        with pytest.raises(OSError), store.fresh_code() as fresh:  # noqa: PT011, PT012
+            leave(fresh.path / "root", kind, outside)
+            store.install_code(5, 7, fresh, "root")
+        assert not store.code_dir(5, 7).is_symlink()
+        assert stat.S_IMODE(outside.stat().st_mode) == 0o500
+        assert files_under(tmp_path) == ["outside/kept"]
+
+    @pytest.mark.parametrize("root", ["", "root"])
+    def test_a_closed_root_is_opened_and_put_in_place(
+        self, store: ArtifactStore, root: str
+    ) -> None:
+        with store.fresh_code() as fresh:
+            fill(fresh, root)
+            (fresh.path / root).chmod(0)
+            folder = store.install_code(5, 7, fresh, root)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+        assert files_under(folder) == ["main.py"]
+
+    def test_a_fresh_folder_that_was_replaced_is_not_followed(
+        self, store: ArtifactStore, tmp_path: Path
+    ) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "kept").touch()
+        with store.fresh_code() as fresh:
+            fresh.path.rmdir()
+            fresh.path.symlink_to(outside)
+        assert files_under(tmp_path) == ["outside/kept"]
+        assert os.listdir(tmp_path / "code") == []
 
     def test_removed_code_can_be_installed_again(self, store: ArtifactStore) -> None:
         for _ in range(2):
-            store.install_code(5, 7, write_code)
+            install(store)
             store.remove_code(5, 7)
             store.remove_code(5, 7)
             assert not store.code_dir(5, 7).exists()
+
+
+def leave(path: Path, kind: str, outside: Path) -> None:
+    match kind:
+        case "link":
+            path.symlink_to(outside)
+        case "dangling link":
+            path.symlink_to(outside / "nothing")
+        case "fifo":
+            os.mkfifo(path)
+        case "file":
+            path.touch()
 
 
 def test_removing_an_agent_takes_its_files_and_no_others(
@@ -271,7 +330,7 @@ def test_removing_an_agent_takes_its_files_and_no_others(
     for agent_id in (5, 55):
         for version_id in (1, 2):
             store.save_artifact(agent_id, [ARCHIVE])
-            store.install_code(agent_id, version_id, write_code)
+            install(store, agent_id, version_id)
     store.remove_agent(5)
     store.remove_agent(5)
     assert os.listdir(tmp_path / "artifacts" / "agents") == ["55"]
@@ -283,7 +342,7 @@ def test_start_drops_unfinished_uploads_and_code_and_keeps_artifacts(
     store: ArtifactStore, tmp_path: Path
 ) -> None:
     saved = store.save_artifact(5, [ARCHIVE])
-    store.install_code(5, 7, write_code)
+    install(store)
     (tmp_path / "artifacts" / ".incoming" / "half").write_bytes(b"x")
     (tmp_path / "code" / ".new-1").mkdir()
     store.start()
