@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.live_server import Api, LiveServer, pack
-from tests.processes import descendants
+from tests.processes import descendants, pids_with_argument
 from tests.waiting import DEADLINE_SECONDS, wait_for
 
 SURVIVAL_SECONDS = 1.0
@@ -85,6 +85,11 @@ def children(pid: int) -> set[int]:
     return below - {deeper for one in below for deeper in descendants(one)}
 
 
+def children_by_script(pid: int, script: str) -> set[int]:
+    """Return the children that were started to run a script of ours."""
+    return children(pid) & pids_with_argument(f"/{script} ")
+
+
 def find_zygote(stub: int) -> int | None:
     """Return the process below the stub that is number 1 of the sandbox's namespace."""
     return next(filter(is_first_of_its_namespace, children(stub)), None)
@@ -95,11 +100,14 @@ class Tree:
 
     def __init__(self, server: int, at_work: int) -> None:
         self.server = server
-        self.stub = only(children(server), "stubs")
+        self.stub = only(children_by_script(server, "stub.py"), "stubs")
+        self.reader = only(children_by_script(server, "in_reader.py"), "readers")
         # Without namespaces the stub is the zygote.
         self.zygote = find_zygote(self.stub) or self.stub
-        wait_for(lambda: self._count_at_work() == at_work, "the run to be at work")
+        wait_for(lambda: self._count_at_work() == at_work, f"{at_work} processes to be at work")
         self.of_run = descendants(self.zygote)
+        if not at_work:
+            return
         inits = {pid for pid in self.of_run if is_first_of_its_namespace(pid)}
         # A run that may not start processes is one process, without an init; so is any run without
         # namespaces, but for what it starts.
@@ -112,7 +120,8 @@ class Tree:
         """Return who must end with a process."""
         below_server = {self.stub, self.zygote, *self.of_run}
         return {
-            "server": {self.server, *below_server},
+            "server": {self.server, self.reader, *below_server},
+            "reader": {self.reader},
             "stub": below_server,
             "zygote": below_server,
             "init": self.of_run,
@@ -182,7 +191,7 @@ class Ground:
     agents: dict[str, int]
 
     def __post_init__(self) -> None:
-        stub = only(children(self.live.process.pid), "stubs")
+        stub = only(children_by_script(self.live.process.pid, "stub.py"), "stubs")
         self.has_namespaces = find_zygote(stub) is not None
 
     def kill(self, victim: str, kind: str) -> tuple[float, Any, Tree]:
@@ -197,11 +206,17 @@ class Ground:
         assert (row["status"], row["output_data"]) == ("completed", {"result": "done"}), row
 
 
+def possible_kinds(api: Api) -> list[str]:
+    """Leave out the agent with children where none may start any."""
+    tier = api.call("GET", "/api/v1/system/sandbox").json["tier"]
+    return [kind for kind in AGENTS if tier == "A" or kind == "plain"]
+
+
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with LiveServer(tmp_path_factory.mktemp("kills") / "data") as live:
         api = live.api.new_user("survivor")
-        yield Ground(live, api, {kind: deploy(api, kind) for kind in AGENTS})
+        yield Ground(live, api, {kind: deploy(api, kind) for kind in possible_kinds(api)})
 
 
 @pytest.mark.parametrize("kind", AGENTS)
@@ -209,6 +224,8 @@ def test_a_killed_server_is_survived_by_nobody(tmp_path: Path, kind: str) -> Non
     live = LiveServer(tmp_path / "data").start()
     try:
         api = live.api.new_user("mourner")
+        if kind not in possible_kinds(api):
+            pytest.skip("processes are for namespaces alone")
         ground = Ground(live, api, {kind: deploy(api, kind)})
         seconds, row, _tree = ground.kill("server", kind)
     finally:
@@ -228,8 +245,8 @@ WHAT_IS_SAID = {
 def test_what_is_killed_takes_its_own_along_and_work_goes_on(
     ground: Ground, victim: str, kind: str
 ) -> None:
-    if kind == "with_children" and victim != "init" and not ground.has_namespaces:
-        pytest.skip("without namespaces nobody is left to end what an agent started")
+    if kind not in ground.agents:
+        pytest.skip("processes are for namespaces alone")
     seconds, row, before = ground.kill(victim, kind)
     assert seconds < SURVIVAL_SECONDS
     assert (row["status"], row["error_message"]) == ("failed", WHAT_IS_SAID[victim])
@@ -249,6 +266,13 @@ def held_by(pid: int) -> tuple[int, int]:
     # Each thread of the server opens one of its own when it is first asked something.
     descriptors = [target for target in targets if "anymind.sqlite3" not in target]
     return len(descriptors), len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def test_a_killed_reader_is_replaced(ground: Ground) -> None:
+    tree = Tree(ground.live.process.pid, 0)
+    assert seconds_until_all_ended(tree.doomed_by("reader"), tree.reader) < SURVIVAL_SECONDS
+    ground.agents["plain"] = deploy(ground.api, "plain")
+    ground.check_that_work_goes_on("plain")
 
 
 @pytest.mark.slow
