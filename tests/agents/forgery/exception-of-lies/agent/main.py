@@ -5,8 +5,6 @@ class Meta(type):
     def __instancecheck__(self, other):
         raise SystemExit(0)
 
-    __subclasscheck__ = __instancecheck__
-
 
 class Lie(BaseException, metaclass=Meta):
     __class__ = property(lambda self: SystemExit)
