@@ -89,6 +89,7 @@ class Rig:
         self.honest_id = person.deploy(pack_agent(_HONEST), "honest")
         self._person = person
         self.neighbour = Neighbour(person, self.server_pid, self.neighbour_secret)
+        self._stack.callback(self.neighbour.abandon)
         self._warm_up()
         self.view = take_view(self.server_pid, self.data)
         self._first_rss_kb = resident_kb(self.server_pid)
