@@ -1,5 +1,6 @@
 """The neighbour: an honest execution of another user that notices whatever is done to it."""
 
+import http.client
 import threading
 import time
 from typing import Any
@@ -92,7 +93,7 @@ class Neighbour:
     def _execute(self) -> None:
         try:
             answer = self._api.execute(self.agent_id, self._payload)
-        except OSError as exc:
+        except (OSError, http.client.HTTPException) as exc:
             self._row = {"status": f"no answer: {exc}"}
             return
         self._row = answer.json if isinstance(answer.json, dict) else {"status": answer.status}

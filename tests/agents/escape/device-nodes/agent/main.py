@@ -22,7 +22,7 @@ DEVICES = {
 }
 NAMES = (
     "mem kmem port kmsg sda vda nvme0n1 loop-control loop0 fuse kvm net/tun tty console ptmx tty0 "
-    "pts/ptmx tty1 uinput vhost-vsock vhost-net mapper/control snapshot userfaultfd rtc0 watchdog "
+    "pts/ptmx tty1 uinput vhost-vsock vhost-net mapper/control userfaultfd rtc0 "
     "autofs btrfs-control cuse vcs dri/card0 snd/timer hwrng log initctl"
 ).split()
 

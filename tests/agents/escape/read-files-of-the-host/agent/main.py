@@ -52,7 +52,8 @@ def by_library(path):
     libc.fopen.restype = ctypes.c_void_p
     handle = libc.fopen(path.encode(), b"r")
     buffer = ctypes.create_string_buffer(4096)
-    return buffer.raw[: libc.fread(buffer, 1, 4096, ctypes.c_void_p(handle))] if handle else b""
+    count = libc.fread(buffer, 1, 4096, ctypes.c_void_p(handle)) if handle else 0
+    return buffer.raw[:count]
 
 
 def by_steps(path):

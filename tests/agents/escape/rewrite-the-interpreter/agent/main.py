@@ -21,10 +21,20 @@ def writable(path):
     return os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
 
 
-def beside(path):
-    return os.open(
-        os.path.join(os.path.dirname(path), "hostile-module.py"), os.O_WRONLY | os.O_CREAT
-    )
+# Each takes back at once what it did: where a wall falls, it is somebody's own Python.
+def make_file(path):
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    os.unlink(path)
+
+
+def rename(path):
+    os.rename(path, path + ".hostile-")
+    os.rename(path + ".hostile-", path)
+
+
+def change_rights(path):
+    os.chmod(path, os.stat(path).st_mode)
+    return writable(path)
 
 
 def libraries():
@@ -44,15 +54,15 @@ ATTACKS = {
     "compiled files": lambda facts: first(
         writable, [importlib.util.cache_from_source(m.__file__) for m in (os, json, encodings)]
     ),
-    "a module beside them": lambda facts: first(beside, FILES),
+    "a module beside them": lambda facts: first(
+        lambda path: make_file(os.path.dirname(path) + "/hostile_module.py"), FILES
+    ),
     "sitecustomize": lambda facts: first(
-        lambda path: os.open(path + "/sitecustomize.py", os.O_WRONLY | os.O_CREAT), sys.path[1:]
+        lambda path: make_file(path + "/sitecustomize.py"), sys.path[1:]
     ),
     "the C library": lambda facts: first(writable, libraries()),
-    "make them writable": lambda facts: first(
-        lambda path: os.chmod(path, 0o666) or writable(path), FILES
-    ),
-    "rename": lambda facts: first(lambda path: os.rename(path, path + ".hostile-"), FILES),
+    "make them writable": lambda facts: first(change_rights, FILES),
+    "rename": lambda facts: first(rename, FILES),
     "list of libraries": lambda facts: first(writable, ["/etc/ld.so.cache", "/etc/ld.so.preload"]),
     "the server's code": lambda facts: writable(facts["project"] + "/run.py"),
     "the server's modules": lambda facts: writable(facts["project"] + "/anymind_lite/__init__.py"),

@@ -12,7 +12,7 @@ def walk(top):
     for folder, folders, names in os.walk(top, onerror=None):
         seen += len(names)
         found += [os.path.join(folder, name) for name in names if WANTED.search(name)]
-        folders[:] = [name for name in folders if name not in ("test", "zoneinfo")]
+        folders[:] = [name for name in folders if name not in ("test", "zoneinfo", "proc", "sys")]
         if seen > LIMIT:
             break
     # What an agent may not open may well be named.

@@ -47,7 +47,7 @@ def unseen(action):
 
 def everybody_of_the_user(facts):
     for user in (0, os.getuid()):
-        os.setpriority(os.PRIO_USER, user, 5)
+        os.setpriority(os.PRIO_USER, user, 1)
         call(IOPRIO_SET, WHO_USER, user, IDLE)
 
 

@@ -28,6 +28,8 @@ def tool(facts):
         try:
             subprocess.run([name, url], capture_output=True, timeout=1)
             return True
+        except subprocess.TimeoutExpired:
+            return True
         except FileNotFoundError:
             continue
     return False

@@ -40,7 +40,7 @@ def from_a_pair(kind):
 
 
 def send_descriptor(facts):
-    with socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)[0] as one:
+    with socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0] as one:
         fds = array.array("i", [1])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         return one.sendmsg([b"x"], rights, 0, "\0" + facts["abstract_datagram"])
