@@ -71,6 +71,7 @@ class View:
     descriptors: int
     layout: frozenset[str]
     ipc: frozenset[str]
+    names: frozenset[str]
 
 
 def count_descriptors(pid: int) -> int:
@@ -93,7 +94,13 @@ def take_view(server_pid: int, data: Path) -> View:
         samples.append(count_descriptors(server_pid))
         time.sleep(0.005)  # the samples are to differ, nothing is waited for
     processes = frozenset(descendants(server_pid))
-    return View(processes, min(samples), frozenset(layout(data)), frozenset(ipc_objects()))
+    return View(
+        processes=processes,
+        descriptors=min(samples),
+        layout=frozenset(layout(data)),
+        ipc=frozenset(ipc_objects()),
+        names=frozenset(names_left(data, PREFIX)),
+    )
 
 
 def layout(data: Path) -> set[str]:
@@ -129,15 +136,15 @@ def ipc_objects() -> set[str]:
     return found
 
 
-def names_left(data: Path, mark: str) -> list[str]:
+def names_left(data: Path, mark: str) -> set[str]:
     """Return the paths that hostile code gave a name: nothing of a run may stay anywhere."""
-    found = []
+    found = set()
     for place in (*_PLACES, data, data / "artifacts", data / "run"):
         try:
             names = os.listdir(place)
         except OSError:
             continue
-        found += [str(place / name) for name in names if PREFIX in name or mark in name]
+        found |= {str(place / name) for name in names if PREFIX in name or mark in name}
     return found
 
 

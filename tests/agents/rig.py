@@ -223,7 +223,8 @@ class Rig:
             found.append(f"SysV objects have changed: {sorted(changed)}")
         if len(scratch := scratch_folders(self.data)) > 1:
             found.append(f"scratch folders were left: {scratch}")
-        return found + [f"left behind: {path}" for path in names_left(self.data, mark)]
+        left = names_left(self.data, mark) - self.view.names
+        return found + [f"left behind: {path}" for path in sorted(left)]
 
     def _runs(self) -> int:
         """How many descriptors the neighbour's run takes in the server, and a call of /health."""
