@@ -48,6 +48,17 @@ SETTINGS = {
     "HOSTILE_SECRET_IN_ENVIRONMENT": "",
 }
 _HONEST = "def handle(payload):\n    return {'double': payload['number'] * 2}\n"
+_LOOKS = """
+import os
+
+def handle(payload):
+    if os.uname().nodename == "sandbox":
+        return {"tier": "A"}
+    try:
+        return {"tier": "C", "sees": os.listdir("/")}
+    except OSError:
+        return {"tier": "B"}
+"""
 # Of a server that has done hundreds of builds; a leak of a result for each is more.
 _GROWTH_KB = 64 * 1024
 
@@ -98,20 +109,19 @@ class Rig:
         self.health.start()
 
     def _require_tier(self) -> None:
-        """Ask the server; one that does not tell its tier is asked what an agent sees."""
+        """Ask the server for its tier; an agent looks where the server does not tell."""
         answer = self._api.call("GET", "/api/v1/system/sandbox")
-        told = answer.json.get("tier") if answer.status == 200 else self._tier_by_looking()
-        if told != TIERS[self.mode]:
-            raise Unavailable(
-                f"the sandbox here is of tier {told}, as the server says: "
-                f"{answer.body.decode(errors='replace')[:500]}"
-            )
+        told = answer.json if answer.status == 200 else {"tier": self._tier_by_looking()}
+        if told.get("tier") != TIERS[self.mode]:
+            raise Unavailable(f"{TIERS[self.mode]} is not the tier of the sandbox here: {told}")
 
     def _tier_by_looking(self) -> str:
-        source = "import os\ndef handle(payload): return {'proc': os.path.exists('/proc/self')}"
-        agent_id = self._api.deploy(pack_agent(source), "looks")
-        sees_host = self._api.execute(agent_id).json["output_data"]["proc"]
-        return "C or B" if sees_host else "A"
+        agent_id = self._api.new_agent("looks")
+        version_id = self._api.upload(agent_id, pack_agent(_LOOKS)).json["id"]
+        version = self._api.wait_for_build(agent_id, version_id)
+        if version["status"] == "failed":
+            raise Unavailable(f"the sandbox runs nothing here: {version['build_log']}")
+        return str(self._api.execute(agent_id).json["output_data"]["tier"])
 
     def _warm_up(self) -> None:
         """Let the server make what it makes once: threads, connections, caches."""
