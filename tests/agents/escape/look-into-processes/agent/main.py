@@ -33,7 +33,7 @@ ATTACKS = {
     "who started the server": look("test_pid"),
     "process 1": look(1),
     "the parent": lambda facts: look(os.getppid())(facts),
-    "any": lambda facts: first(lambda pid: os.stat(f"/proc/{pid}"), range(1, 5000)),
+    "any": lambda facts: first(lambda pid: os.listdir(f"/proc/{pid}"), range(1, 5000)),
 }
 
 

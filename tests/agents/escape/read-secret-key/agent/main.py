@@ -11,6 +11,12 @@ def through(prefix):
     return lambda facts: read(prefix.format(**facts) + facts["secret_key"])
 
 
+def by_descriptor(facts):
+    """A folder may be found without the right to list it."""
+    folder = os.open(facts["data_dir"], os.O_PATH)
+    return os.read(os.open("secret.key", os.O_RDONLY, dir_fd=folder), 64) or False
+
+
 UP = "/.." * 40
 ATTACKS = {
     "by its path": through(""),
@@ -20,7 +26,7 @@ ATTACKS = {
     "by the folder of the server": through("/proc/{server_pid}/cwd" + UP),
     "by dots from the working folder": through("." + UP),
     "by dots from the code": through(os.path.dirname(os.path.abspath(__file__)) + UP),
-    "in the data folder by a descriptor": lambda facts: os.open(facts["data_dir"], os.O_PATH),
+    "in the data folder by a descriptor": by_descriptor,
 }
 
 

@@ -21,6 +21,17 @@ def found(facts):
         return file.read().endswith(b"\n# hostile\n") or len(os.listdir(OWN)) > 2
 
 
+# What is answered with success may still not have been done.
+def rights(facts):
+    os.chmod(__file__, 0o777)
+    return os.stat(__file__).st_mode & 0o777 == 0o777
+
+
+def times(facts):
+    os.utime(__file__, (1, 1))
+    return os.stat(__file__).st_mtime == 1
+
+
 ATTACKS = {
     "was changed": found,
     "its own file": write("main.py"),
@@ -30,8 +41,8 @@ ATTACKS = {
         f"__pycache__/main.cpython-{sys.version_info[0]}{sys.version_info[1]}.pyc"
     ),
     "the manifest": write("anymind.yaml"),
-    "rights": lambda facts: os.chmod(__file__, 0o777),
-    "times": lambda facts: os.utime(__file__, (1, 1)),
+    "rights": rights,
+    "times": times,
     "delete": lambda facts: os.unlink(__file__),
     "replace": lambda facts: os.replace(write_scratch(), __file__),
     "link": lambda facts: os.symlink("/etc/passwd", OWN + "/hostile-link"),

@@ -20,6 +20,11 @@ def links_inside(facts):
     return False
 
 
+def rights_of_parent(facts):
+    os.chmod(PARENT, 0o777)
+    return os.stat(PARENT).st_mode & 0o777 == 0o777
+
+
 ATTACKS = {
     "links inside": links_inside,
     "swap": lambda facts: swap(facts["public_dir"]),
@@ -28,7 +33,7 @@ ATTACKS = {
     ),
     "beside": lambda facts: os.mkdir(PARENT + "/hostile-beside"),
     "link beside": lambda facts: os.symlink("/", PARENT + "/hostile-link"),
-    "rights of the parent": lambda facts: os.chmod(PARENT, 0o777),
+    "rights of the parent": rights_of_parent,
     "fill the parent": lambda facts: open(PARENT + "/hostile-file", "w").close(),
 }
 

@@ -37,7 +37,7 @@ def holds_text(fd):
 ATTACKS = {
     "the job": lambda facts: os.read(4, 100),
     "read": lambda facts: first(readable, (1, 2, 3)),
-    "open again": lambda facts: first(opened_again, (0, 1, 2, 3)),
+    "open again": lambda facts: first(opened_again, (1, 2, 3)),
     "how much is there": lambda facts: first(holds_text, (0, 3)),
     "seek": lambda facts: first(lambda fd: os.lseek(fd, 0, os.SEEK_SET), (1, 2, 3)),
     "map": lambda facts: first(lambda fd: mmap.mmap(fd, 4096, prot=mmap.PROT_READ), (1, 2, 3)),

@@ -6,7 +6,10 @@ import time
 
 
 def daemon(detach):
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        return
     if pid:
         return
     try:
@@ -50,5 +53,8 @@ def handle(payload):
     for detach in WAYS.values():
         daemon(detach)
     program = [sys.executable, "-c", "import time; time.sleep(1000)"]
-    subprocess.Popen(program, start_new_session=True)
+    try:
+        subprocess.Popen(program, start_new_session=True)
+    except OSError:
+        pass
     return {"tried": [*WAYS, "a program"], "achieved": achieved}

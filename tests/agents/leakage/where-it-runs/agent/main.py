@@ -54,7 +54,7 @@ ATTACKS = {
     "the command line": command_line,
     "its tracebacks": traceback_of,
     "its frames": frames,
-    "its link": lambda facts: os.readlink("/proc/self/exe"),
+    "its link": lambda facts: facts["project"] in os.readlink("/proc/self/exe"),
 }
 
 

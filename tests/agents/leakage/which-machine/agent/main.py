@@ -31,7 +31,7 @@ ATTACKS = {
         read, ["/proc/mounts", "/proc/self/mountinfo", "/etc/fstab", "/etc/mtab"]
     ),
     "kernel's command line": lambda facts: read("/proc/cmdline"),
-    "container": lambda facts: first(os.stat, ["/.dockerenv", "/run/.containerenv"]),
+    "container": lambda facts: first(read, ["/.dockerenv", "/run/.containerenv"]),
     "system": lambda facts: first(read, ["/etc/issue", "/proc/1/cgroup", "/proc/self/cgroup"]),
 }
 

@@ -44,7 +44,7 @@ ATTACKS = {
     "sessions": lambda facts: first(os.getsid, NUMBERS[:5000]),
     "groups": lambda facts: first(os.getpgid, NUMBERS[:5000]),
     "schedulers": lambda facts: first(os.sched_getscheduler, NUMBERS[:5000]),
-    "folders": lambda facts: first(lambda pid: os.stat(f"/proc/{pid}"), NUMBERS[:5000]),
+    "folders": lambda facts: first(lambda pid: os.listdir(f"/proc/{pid}"), NUMBERS[:5000]),
     "descriptors": lambda facts: first(os.pidfd_open, NUMBERS[:5000]),
 }
 
