@@ -24,8 +24,13 @@ def readable(fd):
         return False
 
 
-def opened_again(fd):
-    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY) and os.open(f"/dev/fd/{fd}", os.O_RDONLY)
+def opened_again(path):
+    """Its own pipes are its own business; what comes out of them is nothing that it printed."""
+    return os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 100) or False
+
+
+def pipes_of(who):
+    return lambda facts: first(opened_again, [f"/proc/{facts[who]}/fd/{fd}" for fd in range(64)])
 
 
 def holds_text(fd):
@@ -37,7 +42,10 @@ def holds_text(fd):
 ATTACKS = {
     "the job": lambda facts: os.read(4, 100),
     "read": lambda facts: first(readable, (1, 2, 3)),
-    "open again": lambda facts: first(opened_again, (1, 2, 3)),
+    "open again": lambda facts: first(opened_again, [f"/proc/self/fd/{fd}" for fd in (1, 2, 3)]),
+    "of the neighbour": pipes_of("neighbour_pid"),
+    "of the zygote": pipes_of("zygote_pid"),
+    "of the server": pipes_of("server_pid"),
     "how much is there": lambda facts: first(holds_text, (0, 3)),
     "seek": lambda facts: first(lambda fd: os.lseek(fd, 0, os.SEEK_SET), (1, 2, 3)),
     "map": lambda facts: first(lambda fd: mmap.mmap(fd, 4096, prot=mmap.PROT_READ), (1, 2, 3)),

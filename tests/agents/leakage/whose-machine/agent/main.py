@@ -29,8 +29,7 @@ ATTACKS = {
     "who is logged in": logged_in,
     "its home": lambda facts: os.path.expanduser("~") != os.getcwd(),
     "another home": lambda facts: os.path.expanduser("~root") == "/root",
-    "parent": lambda facts: os.getppid() != 0,
-    "number of processes": lambda facts: os.getpid() > 10,
+    "parent": lambda facts: os.getppid() > 1,
 }
 
 
