@@ -19,7 +19,7 @@ def of(*names):
 ATTACKS = {
     "the server's files": of("secret_key", "database", "data_dir", "lock_file"),
     "others' code": of("neighbour_code"),
-    "the project": of("project", "home", "public_dir"),
+    "the project": of("project", "public_dir"),
     "processes": lambda facts: first(lambda pid: os.stat(f"/proc/{pid}"), range(3, 5000)),
     "the server's process": lambda facts: os.stat(f"/proc/{facts['server_pid']}"),
     "whose they are": lambda facts: os.stat(facts["data_dir"]).st_uid >= 0,
