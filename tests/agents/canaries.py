@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.live_server import ROOT
 
+CANARY_KEYS = 0x414E0000  # the low half is random: other tests may run beside these
 _IPC_CREAT, _IPC_RMID = 0o1000, 0
 _SIZE = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,7 +71,7 @@ def canary_file(path: Path) -> Iterator[CanaryFile]:
 @contextmanager
 def shared_memory(text: str) -> Iterator[tuple[int, int]]:
     """Make a SysV segment that holds a text, open to everyone; yield its key and its id."""
-    key = 0x414E0000 | secrets.randbelow(0xFFFF)
+    key = CANARY_KEYS | secrets.randbelow(0xFFFF)
     number = _libc.shmget(key, _SIZE, _IPC_CREAT | 0o666)
     if number < 0:
         raise OSError(ctypes.get_errno(), "shmget")

@@ -1,5 +1,6 @@
 """The neighbour: an honest execution of another user that notices whatever is done to it."""
 
+import http.client
 import threading
 import time
 from typing import Any
@@ -90,7 +91,11 @@ class Neighbour:
         self.pids = wait_for(look, "the neighbour to run")
 
     def _execute(self) -> None:
-        answer = self._api.execute(self.agent_id, self._payload)
+        try:
+            answer = self._api.execute(self.agent_id, self._payload)
+        except (OSError, http.client.HTTPException) as exc:
+            self._row = {"status": f"no answer: {exc}"}
+            return
         self._row = answer.json if isinstance(answer.json, dict) else {"status": answer.status}
 
     def finish(self) -> None:
@@ -104,6 +109,11 @@ class Neighbour:
         assert self._row["status"] == "completed", (seen_by, self._row)
         assert output["disturbed"] == [], (seen_by, output)
         assert output["beats"] > 2, (seen_by, output)
+
+    def abandon(self) -> None:
+        """Wait for its end, whatever it was."""
+        if self._thread is not None:
+            self._thread.join()
 
     def complaints(self) -> list[str]:
         """Tell whether it ended before its time."""

@@ -1,6 +1,7 @@
 """What a case leaves behind, seen from outside."""
 
 import hashlib
+import http.client
 import os
 import threading
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.agents.canaries import CANARY_KEYS
 from tests.live_server import ROOT, Api
 from tests.processes import descendants
 
@@ -43,7 +45,7 @@ class HealthWatch:
                 answer = self._api.call("GET", "/health")
                 if answer.status != 200:
                     self._bad = f"/health answered {answer.status}"
-            except OSError as exc:
+            except (OSError, http.client.HTTPException) as exc:
                 self._bad = f"/health: {exc}"
             self._slowest = max(self._slowest, time.monotonic() - started)
             self._asked_at = None
@@ -69,6 +71,7 @@ class View:
     descriptors: int
     layout: frozenset[str]
     ipc: frozenset[str]
+    names: frozenset[str]
 
 
 def count_descriptors(pid: int) -> int:
@@ -91,7 +94,13 @@ def take_view(server_pid: int, data: Path) -> View:
         samples.append(count_descriptors(server_pid))
         time.sleep(0.005)  # the samples are to differ, nothing is waited for
     processes = frozenset(descendants(server_pid))
-    return View(processes, min(samples), frozenset(layout(data)), frozenset(ipc_objects()))
+    return View(
+        processes=processes,
+        descriptors=min(samples),
+        layout=frozenset(layout(data)),
+        ipc=frozenset(ipc_objects()),
+        names=frozenset(names_left(data, PREFIX)),
+    )
 
 
 def layout(data: Path) -> set[str]:
@@ -115,26 +124,27 @@ def scratch_folders(data: Path) -> set[Path]:
 
 
 def ipc_objects() -> set[str]:
-    """Return key, id and rights of every SysV object that this process sees."""
+    """Return key, id and rights of every SysV object that this process sees, but of canaries."""
     found = set()
     for kind in ("shm", "sem", "msg"):
         try:
             lines = Path("/proc/sysvipc", kind).read_text(encoding="ascii").splitlines()
         except OSError:
             continue  # a kernel without
-        found |= {" ".join([kind, *line.split()[:3]]) for line in lines[1:]}
+        rows = [line.split()[:3] for line in lines[1:]]
+        found |= {" ".join([kind, *row]) for row in rows if int(row[0]) & ~0xFFFF != CANARY_KEYS}
     return found
 
 
-def names_left(data: Path, mark: str) -> list[str]:
+def names_left(data: Path, mark: str) -> set[str]:
     """Return the paths that hostile code gave a name: nothing of a run may stay anywhere."""
-    found = []
+    found = set()
     for place in (*_PLACES, data, data / "artifacts", data / "run"):
         try:
             names = os.listdir(place)
         except OSError:
             continue
-        found += [str(place / name) for name in names if PREFIX in name or mark in name]
+        found |= {str(place / name) for name in names if PREFIX in name or mark in name}
     return found
 
 

@@ -48,6 +48,17 @@ SETTINGS = {
     "HOSTILE_SECRET_IN_ENVIRONMENT": "",
 }
 _HONEST = "def handle(payload):\n    return {'double': payload['number'] * 2}\n"
+_LOOKS = """
+import os
+
+def handle(payload):
+    if os.uname().nodename == "sandbox":
+        return {"tier": "A"}
+    try:
+        return {"tier": "C", "sees": os.listdir("/")}
+    except OSError:
+        return {"tier": "B"}
+"""
 # Of a server that has done hundreds of builds; a leak of a result for each is more.
 _GROWTH_KB = 64 * 1024
 
@@ -89,6 +100,7 @@ class Rig:
         self.honest_id = person.deploy(pack_agent(_HONEST), "honest")
         self._person = person
         self.neighbour = Neighbour(person, self.server_pid, self.neighbour_secret)
+        self._stack.callback(self.neighbour.abandon)
         self._warm_up()
         self.view = take_view(self.server_pid, self.data)
         self._first_rss_kb = resident_kb(self.server_pid)
@@ -97,20 +109,20 @@ class Rig:
         self.health.start()
 
     def _require_tier(self) -> None:
-        """Ask the server; one that does not tell its tier is asked what an agent sees."""
+        """An agent looks around; what the server tells of its tier, if it does, is the same."""
         answer = self._api.call("GET", "/api/v1/system/sandbox")
-        told = answer.json.get("tier") if answer.status == 200 else self._tier_by_looking()
-        if told != TIERS[self.mode]:
-            raise Unavailable(
-                f"the sandbox here is of tier {told}, as the server says: "
-                f"{answer.body.decode(errors='replace')[:500]}"
-            )
+        told = answer.json if answer.status == 200 else {}
+        if (seen := self._tier_by_looking()) != TIERS[self.mode]:
+            raise Unavailable(f"the sandbox here is of tier {seen}: {told}")
+        assert told.get("tier", seen) == seen
 
     def _tier_by_looking(self) -> str:
-        source = "import os\ndef handle(payload): return {'proc': os.path.exists('/proc/self')}"
-        agent_id = self._api.deploy(pack_agent(source), "looks")
-        sees_host = self._api.execute(agent_id).json["output_data"]["proc"]
-        return "C or B" if sees_host else "A"
+        agent_id = self._api.new_agent("looks")
+        version_id = self._api.upload(agent_id, pack_agent(_LOOKS)).json["id"]
+        version = self._api.wait_for_build(agent_id, version_id)
+        if version["status"] == "failed":
+            raise Unavailable(f"the sandbox runs nothing here: {version['build_log']}")
+        return str(self._api.execute(agent_id).json["output_data"]["tier"])
 
     def _warm_up(self) -> None:
         """Let the server make what it makes once: threads, connections, caches."""
@@ -222,7 +234,8 @@ class Rig:
             found.append(f"SysV objects have changed: {sorted(changed)}")
         if len(scratch := scratch_folders(self.data)) > 1:
             found.append(f"scratch folders were left: {scratch}")
-        return found + [f"left behind: {path}" for path in names_left(self.data, mark)]
+        left = names_left(self.data, mark) - self.view.names
+        return found + [f"left behind: {path}" for path in sorted(left)]
 
     def _runs(self) -> int:
         """How many descriptors the neighbour's run takes in the server, and a call of /health."""
