@@ -3,7 +3,7 @@ import socket
 
 def handle(payload):
     ours, _theirs = pair = socket.socketpair()
-    ours.setblocking(False)
+    ours.settimeout(0)
     count = 0
     try:
         while count < 5000:
