@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -183,15 +183,17 @@ class LiveServer:
         *,
         settings: Mapping[str, str] | None = None,
         open_files: tuple[int, int] | None = None,
+        program: Sequence[str] = (sys.executable, str(RUN_PY)),
     ) -> None:
         self.data = data
+        self._program = program  # what understands `serve`; other tests put something around it
         self._open_files = open_files  # soft and hard
         self._settings = {**SUITE_SETTINGS, **(settings or {})}
         self._output: list[str] = []
 
     def start(self) -> "LiveServer":
         """Start it and wait until it says where it serves."""
-        command = [sys.executable, str(RUN_PY), "serve", "--port", "0", "--data", str(self.data)]
+        command = [*self._program, "serve", "--port", "0", "--data", str(self.data)]
         if self._open_files is not None:
             soft, hard = self._open_files
             script = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'
@@ -240,7 +242,11 @@ class LiveServer:
         return status
 
     def __enter__(self) -> "LiveServer":
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
 
     def __exit__(
         self,

@@ -99,8 +99,8 @@ MISBEHAVIOUR = {
     ),
     "floods_the_report": (
         "import os\n    while True: os.write(3, b'x' * 65536)",
-        StopReason.TIMEOUT,
-        "longer than 1 s",
+        StopReason.OUTPUT_TOO_LARGE,
+        "is too large",
     ),
     "closes_the_report": ("import os; os.close(3); return {}", StopReason.EXITED, "exit code"),
     "floods_the_log": (

@@ -172,7 +172,7 @@ def test_report_over_the_limit_is_refused_unread() -> None:
     body = b'{"kind":"returned","result":{}}'
     for size, reason in (
         (max_report_bytes(LIMITS), StopReason.RETURNED),
-        (max_report_bytes(LIMITS) + 1, StopReason.NOT_JSON),
+        (max_report_bytes(LIMITS) + 1, StopReason.OUTPUT_TOO_LARGE),
     ):
         padded = body + b" " * (size - HEADER.size - len(body))
         report = HEADER.pack(len(padded)) + padded

@@ -163,11 +163,18 @@ class Conversation:
         except BlockingIOError:
             return True
         if fd == self._report_fd:
-            self._report += chunk[: self._max_report_bytes + 1 - len(self._report)]
+            self._append_to_report(chunk)
         else:
             self._log.append(chunk)
             self._check_flood()
         return bool(chunk)
+
+    def _append_to_report(self, chunk: bytes) -> None:
+        """Take a report up to one byte more than is accepted; then there is nothing to wait for."""
+        room = self._max_report_bytes + 1 - len(self._report)
+        if 0 < room <= len(chunk):
+            self._hang_up()
+        self._report += chunk[:room]
 
     def _check_flood(self) -> None:
         if self._log.written_bytes > self._limits.log_written_bytes and not self._is_log_flood:

@@ -121,7 +121,7 @@ def _judge(seen: Observed, limits: Limits, mode: Mode) -> _Verdict:
     if observed is not None:
         return (*observed, {})
     try:
-        report = _read_report(seen.report, max_report_bytes(limits))
+        report = _read_report(seen.report)
     except StrictJsonError as exc:
         return StopReason.NOT_JSON, f"The result is not valid JSON: {exc}.", {}
     if report is None:
@@ -143,6 +143,8 @@ def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, s
         return StopReason.CANCELLED, "The execution was cancelled."
     if seen.is_timed_out:
         return StopReason.TIMEOUT, f"The agent ran longer than {limits.wall_seconds:g} s."
+    if len(seen.report) > max_report_bytes(limits):
+        return StopReason.OUTPUT_TOO_LARGE, _too_large({}, limits)
     if seen.is_log_flood:
         written = limits.log_written_bytes
         return StopReason.OUTPUT_TOO_LARGE, f"The agent printed more than {written:,} bytes."
@@ -196,12 +198,10 @@ def _exit_message(code: int) -> str:
     return f"The agent's process ended (exit code {code}) before it returned a result."
 
 
-def _read_report(data: bytes, max_bytes: int) -> dict[str, Any] | None:
+def _read_report(data: bytes) -> dict[str, Any] | None:
     """Read exactly one frame; None when nothing was written. Raises StrictJsonError."""
     if not data:
         return None
-    if len(data) > max_bytes:
-        raise StrictJsonError("it is too large")
     if len(data) < HEADER.size or HEADER.unpack_from(data)[0] != len(data) - HEADER.size:
         raise StrictJsonError("the report is not one whole frame")
     value = parse_json(data[HEADER.size :])

@@ -1,0 +1,2 @@
+def build() -> bytes:
+    return b""

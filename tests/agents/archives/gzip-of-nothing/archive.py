@@ -1,0 +1,5 @@
+import gzip
+
+
+def build() -> bytes:
+    return gzip.compress(b"")

@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import MANIFEST, SOURCE, member, packed
+
+
+def build() -> bytes:
+    return packed(member("a/anymind.yaml", MANIFEST), member("b/main.py", SOURCE))

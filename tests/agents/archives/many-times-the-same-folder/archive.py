@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import agent, folder, packed
+
+
+def build() -> bytes:
+    return packed(agent(), *[folder("again")] * 200_000)

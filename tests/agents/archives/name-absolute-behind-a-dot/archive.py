@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import agent, member, packed
+
+
+def build() -> bytes:
+    return packed(agent(), member(".//tmp/hostile-absolute", b"hostile"))

@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import packed
+
+
+def build() -> bytes:
+    return packed()

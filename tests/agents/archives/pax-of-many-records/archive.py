@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import agent, member, packed, pax
+
+
+def build() -> bytes:
+    return packed(agent(), pax(*[(b"comment", b"x")] * 50_000), member("a", b"x"))

@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import END, agent
+
+
+def build() -> bytes:
+    return agent() + END

@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import agent, header, packed
+
+
+def build() -> bytes:
+    return packed(agent(), header("hostile.py", size=100_000))

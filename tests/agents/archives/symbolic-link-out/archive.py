@@ -1,0 +1,5 @@
+from tests.agents.tar_parts import agent, header, packed
+
+
+def build() -> bytes:
+    return packed(agent(), header("hostile", kind=b"2", link=b"/"))

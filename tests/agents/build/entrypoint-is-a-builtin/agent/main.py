@@ -1,0 +1,1 @@
+handle = memoryview(b"").__class__

@@ -1,0 +1,3 @@
+class handle:
+    def __init__(self, payload):
+        pass

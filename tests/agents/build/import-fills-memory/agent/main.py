@@ -1,0 +1,3 @@
+HOARD = []
+while True:
+    HOARD.append(bytearray(1 << 20))

@@ -1,0 +1,3 @@
+import os
+
+os.environ["HOSTILE_STARTED"] = "1"

@@ -1,0 +1,103 @@
+"""The cases of the corpus: what stands in `tests/agents/<category>/<name>/`.
+
+`case.toml` says what the code tries and how it must end; `agent/` is the project that is uploaded,
+or `archive.py` makes the archive. What a case may say is in `Case`; README.md beside this file
+tells how to write one.
+"""
+
+import runpy
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tests.live_server import pack
+
+FOLDER = Path(__file__).parent
+CATEGORIES = (
+    "escape",
+    "neighbours",
+    "network",
+    "leakage",
+    "exhaustion",
+    "forgery",
+    "build",
+    "archives",
+)
+_ENDS = ("upload", "build", "execution")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hostile project and its truthful end.
+
+    `attack` is one sentence: what is tried, and why a user should care. The case `ends` at the
+    upload (`status` is the HTTP status as text), at the build (`status` is the version's) or at the
+    execution (the execution's). `message` is searched for in what the user is told: the answer's
+    detail, the build log, the error message. An execution that completes returns what it `achieved`
+    and what it `tried`, or exactly `result`. `needs` names what a case cannot be stated without:
+    "namespaces", "subprocess", "x86_64". `runs` executes so many times, each told which by
+    `payload["run"]`. `known` says why a case still fails, and must go when it passes. `in_tier_b`
+    overrides fields where tier B truthfully ends in another way.
+    """
+
+    folder: Path
+    attack: str
+    ends: str = "execution"
+    status: str = "completed"
+    error_code: tuple[str, ...] = ()
+    message: str = ""
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
+    needs: tuple[str, ...] = ()
+    runs: int = 1
+    may_replace_zygote: bool = False
+    known: str = ""
+    in_tier_b: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Category and name, as in `escape/read-secret-key`."""
+        return str(self.folder.relative_to(FOLDER))
+
+    def in_mode(self, mode: str) -> "Case":
+        """Return the case as it ends in a mode, "tier-a" or "tier-b"."""
+        return replace(self, **_typed(self.in_tier_b)) if mode == "tier-b" else self
+
+    def archive(self) -> bytes:
+        """Return what is uploaded."""
+        maker = self.folder / "archive.py"
+        if maker.exists():
+            made: bytes = runpy.run_path(str(maker))["build"]()
+            return made
+        agent = self.folder / "agent"
+        paths = sorted(path for path in agent.rglob("*") if path.is_file())
+        files = {str(path.relative_to(agent)): path.read_bytes() for path in paths}
+        files.setdefault("anymind.yaml", self._manifest().encode())
+        return pack(files)
+
+    def _manifest(self) -> str:
+        subprocess = "subprocess: true\n" if "subprocess" in self.needs else ""
+        return f"name: {self.folder.name}\nentrypoint: main:handle\n{subprocess}"
+
+
+def _typed(table: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(table) - {one.name for one in fields(Case)}
+    if unknown:
+        raise ValueError(f"unknown fields: {sorted(unknown)}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+def read_case(folder: Path) -> Case:
+    """Read one case. Raises ValueError for what no case may say."""
+    table = tomllib.loads((folder / "case.toml").read_text(encoding="utf-8"))
+    case = Case(folder, **_typed(table))
+    if case.ends not in _ENDS:
+        raise ValueError(f"{case.name}: ends is one of {_ENDS}")
+    return case
+
+
+def read_corpus() -> list[Case]:
+    """Return every case, sorted by name."""
+    return [read_case(path.parent) for path in sorted(FOLDER.glob("*/*/case.toml"))]

@@ -1,0 +1,3 @@
+def handle(payload):
+    while True:
+        pass

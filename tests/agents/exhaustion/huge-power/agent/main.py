@@ -1,0 +1,2 @@
+def handle(payload):
+    return {"digits": 9**9**9 % 7}

@@ -1,0 +1,2 @@
+def handle(payload):
+    return {"achieved": ["returned"], "text": "x" * (3 << 20)}

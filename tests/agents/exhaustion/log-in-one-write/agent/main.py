@@ -1,0 +1,3 @@
+def handle(payload):
+    print("x" * (40 << 20))
+    return {"achieved": ["printed"]}

@@ -1,0 +1,4 @@
+def handle(payload):
+    hoard = []
+    while True:
+        hoard.append(b"x" * (1 << 20))

@@ -1,0 +1,4 @@
+def handle(payload):
+    hoard = []
+    while True:
+        hoard.append([None] * 1000)

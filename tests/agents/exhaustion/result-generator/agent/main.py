@@ -1,0 +1,5 @@
+import itertools
+
+
+def handle(payload):
+    return (number for number in itertools.count())

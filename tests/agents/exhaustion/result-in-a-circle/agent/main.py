@@ -1,0 +1,4 @@
+def handle(payload):
+    value = {"achieved": []}
+    value["self"] = value
+    return value

@@ -1,0 +1,5 @@
+def handle(payload):
+    value = []
+    for _ in range(101):
+        value = [value]
+    return {"value": value}

@@ -1,0 +1,6 @@
+import os
+
+
+def handle(payload):
+    os.mkfifo("pipe")
+    return {"achieved": ["read"], "text": open("pipe").read()}

@@ -1,0 +1,3 @@
+async def handle(payload):
+    while True:
+        yield payload

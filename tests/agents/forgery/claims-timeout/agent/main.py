@@ -1,0 +1,13 @@
+import json
+import os
+import struct
+
+
+def frame(value):
+    body = json.dumps(value).encode()
+    return struct.pack(">I", len(body)) + body
+
+
+def handle(payload):
+    os.write(3, frame({"kind": "timeout", "message": "The agent ran longer than 1 s."}))
+    os._exit(0)

@@ -1,0 +1,2 @@
+def handle(payload):
+    raise ValueError("x " * 20_000_000)

@@ -1,0 +1,5 @@
+import os
+
+
+def handle(payload):
+    os._exit(0)

@@ -1,0 +1,17 @@
+import json
+import os
+import struct
+import time
+
+
+def frame(value):
+    body = json.dumps(value).encode()
+    return struct.pack(">I", len(body)) + body
+
+
+SUCCESS = frame({"kind": "returned", "result": {"achieved": ["forged"]}})
+
+
+def handle(payload):
+    os.write(3, SUCCESS)
+    time.sleep(10**6)

@@ -1,0 +1,5 @@
+import ctypes
+
+
+def handle(payload):
+    return ctypes.string_at(0)
