@@ -2,7 +2,8 @@
 
 NAMES is a list with commas between. Product code stays as it is: the server starts another stub,
 which takes the layers out of the table and then goes on as the product's own. "mounts" is also
-what brings the code into view, so of that only the hiding of everybody else's code goes.
+what brings the code into view, so of that only the hiding of everybody else's code goes; of
+"environment" the scratch folder stays the working folder.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 STUB = """
-import os, sys
+import dataclasses, os, sys
 sys.path.insert(0, {root!r})
 from anymind_lite.sandbox.in_child import layers
 from anymind_lite.sandbox.in_child.layers import linux_namespaces
@@ -26,11 +27,17 @@ def only_show(confinement):
     finally:
         linux_namespaces.linux.detach = real
 
+def only_enter(confinement):
+    os.chdir(confinement.scratch_dir)
+
+# What these layers do besides: nothing would run without it.
+REST = dict(mounts=only_show, environment=only_enter)
+
 def kept(layer):
     if layer.name not in {names!r}:
         return [layer]
-    if layer.name == "mounts":
-        return [layers.Layer(layer.name, layer.promise, only_show, *[layer.need])]
+    if layer.name in REST:
+        return [dataclasses.replace(layer, apply=REST[layer.name])]
     return []
 
 layers.LAYERS = tuple(one for layer in layers.LAYERS for one in kept(layer))

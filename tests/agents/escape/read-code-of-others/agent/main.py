@@ -40,7 +40,10 @@ ATTACKS = {
     "the neighbour's code": lambda facts: tree(facts["neighbour_code"]),
     "the folder of all code": lambda facts: os.listdir(facts["data_dir"] + "/code"),
     "what the zygote sees": lambda facts: os.listdir("/code") or False,
-    "what the zygote sees, by name": lambda facts: os.listdir("/code/1"),
+    "what the zygote sees, by number": lambda facts: os.listdir("/code/1"),
+    "what the zygote sees, by name": lambda facts: read(
+        "/code/" + "/".join(facts["neighbour_code"].split("/")[-2:]) + "/main.py"
+    ),
     "beside its own code": beside_own_code,
     "artifacts": lambda facts: os.listdir(facts["data_dir"] + "/artifacts"),
     "an artifact by its likely name": lambda facts: tree(facts["data_dir"] + "/artifacts/agents/1"),
