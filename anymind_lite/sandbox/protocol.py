@@ -23,6 +23,10 @@ MAX_CONTROL_BYTES = 16384
 # Received descriptors are closed on exec, as all of Python's own are; macOS has no such flag.
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
+# What a child writes before its report, when every layer stands and agent code is about to be run:
+# what comes after it is hostile, and what came before was ours.
+MARK = b"\x06"
+
 # Where a child finds its descriptors after it has laid them out.
 REPORT_FD = 3
 JOB_FD = 4

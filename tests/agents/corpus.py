@@ -38,8 +38,8 @@ class Case:
     detail, the build log, the error message. An execution that completes returns what it `achieved`
     and what it `tried`, or exactly `result`. `needs` names what a case cannot be stated without:
     "namespaces", "subprocess", "x86_64". `runs` executes so many times, each told which by
-    `payload["run"]`. `known` says why a case still fails, and must go when it passes. `in_tier_b`
-    overrides fields where tier B truthfully ends in another way.
+    `payload["run"]`. `not_promised` names what is achieved, exactly, of what SECURITY.md does not
+    promise to hide. `in_tier_b` overrides fields where tier B truthfully ends in another way.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Case:
     needs: tuple[str, ...] = ()
     runs: int = 1
     may_replace_zygote: bool = False
-    known: str = ""
+    not_promised: tuple[str, ...] = ()
     in_tier_b: Mapping[str, Any] = field(default_factory=dict)
 
     @property

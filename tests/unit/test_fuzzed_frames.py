@@ -336,7 +336,7 @@ def check_largest(body: bytes) -> None:
         seen = Observed(status=0, report=HEADER.pack(size) + full.ljust(size), logs="")
         with bounded_time():
             outcome = read_outcome(seen, limits, Mode.EXECUTE)
-        assert size == room or outcome.reason is StopReason.NOT_JSON
+        assert size == room or outcome.reason is StopReason.OUTPUT_TOO_LARGE
 
 
 def test_reports_of_the_largest_size_are_read_in_bounded_time() -> None:

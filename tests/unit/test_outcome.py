@@ -51,7 +51,7 @@ def seen(report: bytes = b"", **changes: Any) -> Observed:
 
 
 def judge(report: object, mode: Mode = Mode.EXECUTE) -> Outcome:
-    return read_outcome(seen(frame(report)), LIMITS, mode)
+    return read_outcome(seen(frame(report), has_begun=mode is not Mode.PROBE), LIMITS, mode)
 
 
 def check_form(outcome: Outcome, mode: Mode) -> None:
@@ -98,7 +98,8 @@ def test_no_field_of_a_wrong_type_gets_anywhere(mode: Mode, kind: ReportKind, fi
         ({"kind": "out_of_memory"}, StopReason.OUT_OF_MEMORY, "more than 256 MB"),
         ({"kind": "exited", "code": 3}, StopReason.EXITED, "(exit code 3)"),
         ({"kind": "exited", "code": "3"}, StopReason.EXITED, "(exit code 1)"),
-        ({"kind": "sandbox_failure", "message": "x"}, StopReason.SANDBOX_FAILURE, "failed (x)"),
+        ({"kind": "sandbox_failure", "message": "x"}, StopReason.NOT_JSON, "is not its own"),
+        ({"kind": "probed"}, StopReason.NOT_JSON, "is not its own"),
     ],
 )
 def test_report_becomes_a_reason_and_a_sentence(
@@ -108,6 +109,22 @@ def test_report_becomes_a_reason_and_a_sentence(
     assert outcome.reason is reason
     assert message in outcome.message
     check_form(outcome, Mode.EXECUTE)
+
+
+BEFORE_AGENT_CODE = [
+    (frame({"kind": "sandbox_failure", "message": "x"}), StopReason.SANDBOX_FAILURE, "failed (x)"),
+    (b"", StopReason.SANDBOX_FAILURE, "set-up failed (exit code 0)"),
+    (frame({"kind": "returned", "result": {}}), StopReason.NOT_JSON, "is not its own"),
+]
+
+
+@pytest.mark.parametrize(("report", "reason", "message"), BEFORE_AGENT_CODE)
+def test_a_broken_sandbox_is_told_by_who_has_not_run_agent_code(
+    report: bytes, reason: StopReason, message: str
+) -> None:
+    outcome = read_outcome(seen(report, has_begun=False), LIMITS, Mode.EXECUTE)
+    assert outcome.reason is reason
+    assert message in outcome.message
 
 
 @pytest.mark.parametrize(

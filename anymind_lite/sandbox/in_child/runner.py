@@ -18,6 +18,7 @@ from typing import Any
 from anymind_lite.sandbox.protocol import (
     HEADER,
     JOB_FD,
+    MARK,
     REPORT_FD,
     Job,
     Mode,
@@ -48,6 +49,7 @@ def run(job: Job) -> None:
     """Carry the job out and report. The frame is the last thing written."""
     payload = _read_payload()
     _forget_ourselves()
+    _write_all(REPORT_FD, MARK)
     body = _carry_out(job, payload)
     _flush_streams()
     _write_frame(body)

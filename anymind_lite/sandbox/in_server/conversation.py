@@ -19,7 +19,7 @@ from anymind_lite.sandbox.in_server.log_buffer import LogBuffer
 from anymind_lite.sandbox.in_server.outcome import Observed, max_report_bytes
 from anymind_lite.sandbox.in_server.scratch import HostScratch
 from anymind_lite.sandbox.policy import Limits
-from anymind_lite.sandbox.protocol import Ground, Job, receive_message, send_message
+from anymind_lite.sandbox.protocol import MARK, Ground, Job, receive_message, send_message
 
 _READ_BYTES = 1 << 16
 # The zygote keeps the deadline; this much later the supervisor kills by itself, and this much
@@ -37,7 +37,7 @@ class Conversation:
         self._resources = ExitStack()
         self._log = LogBuffer(limits.log_kept_bytes)
         self._report = bytearray()
-        self._max_report_bytes = max_report_bytes(limits)
+        self._max_report_bytes = len(MARK) + max_report_bytes(limits)
         self._lease: socket.socket | None = None
         self._pidfd: int | None = None
         self._exit: dict[str, int] | None = None
@@ -213,7 +213,8 @@ class Conversation:
         has_outrun = self._is_overdue and self._pidfd is not None and not self._report
         return Observed(
             status=seen.get("status"),
-            report=bytes(self._report),
+            report=bytes(self._report.removeprefix(MARK)),
+            has_begun=self._report.startswith(MARK),
             logs=self._log.text(),
             is_timed_out=self._is_overdue or bool(seen.get("timed_out")),
             is_cancelled=self._is_cancelled,

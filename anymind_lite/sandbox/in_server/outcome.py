@@ -47,12 +47,14 @@ class Observed:
     """What the trusted side saw of a job.
 
     `status` is a wait status (waitpid(2)), None when the zygote could not tell. `report` is what
-    the child wrote, cut at one byte more than is accepted.
+    the child wrote, cut at one byte more than is accepted; `has_begun` tells that agent code may
+    have written it, as every layer stood.
     """
 
     status: int | None
     report: bytes
     logs: str
+    has_begun: bool = True
     is_timed_out: bool = False
     is_cancelled: bool = False
     is_log_flood: bool = False
@@ -106,6 +108,9 @@ def read_outcome(seen: Observed, limits: Limits, mode: Mode) -> Outcome:
     )
 
 
+# What a child reports before it comes to agent code, and never after it.
+_OURS = {ReportKind.PROBED, ReportKind.SANDBOX_FAILURE}
+
 _Verdict = tuple[StopReason, str, dict[str, Any]]
 
 # The one way in which each mode ends well: no other word of success is believed.
@@ -125,11 +130,19 @@ def _judge(seen: Observed, limits: Limits, mode: Mode) -> _Verdict:
     except StrictJsonError as exc:
         return StopReason.NOT_JSON, f"The result is not valid JSON: {exc}.", {}
     if report is None:
-        return StopReason.EXITED, _exit_message(_exit_code(seen.status)), {}
+        return (*_judge_silence(_exit_code(seen.status), seen.has_begun), {})
     kind = ReportKind(report["kind"])
+    if (kind in _OURS) is seen.has_begun:
+        return StopReason.NOT_JSON, "The result is not valid JSON: the report is not its own.", {}
     if kind is _SUCCESS[mode] and (mode is not Mode.EXECUTE or _has_object(report)):
         return StopReason.RETURNED, "", report
     return _judge_failure(kind, report, limits)
+
+
+def _judge_silence(code: int, has_begun: bool) -> tuple[StopReason, str]:
+    if has_begun:
+        return StopReason.EXITED, _exit_message(code)
+    return StopReason.SANDBOX_FAILURE, f"Sandbox set-up failed (exit code {code})."
 
 
 def _has_object(report: dict[str, Any]) -> bool:

@@ -567,11 +567,29 @@ def test_a_pair_tells_nothing_of_the_network_and_takes_no_program(who: Identity,
             error_of(lambda: fcntl.ioctl(left, 0x8913, interface)),  # SIOCGIFFLAGS
             error_of(lambda: fcntl.ioctl(left, 0x8927, interface)),  # SIOCGIFHWADDR
             error_of(lambda: left.setsockopt(socket.SOL_SOCKET, 26, program)),
-            error_of(lambda: left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)),
+            error_of(lambda: left.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)),
         ]
 
     assert who.run(attempt, layer=seccomp(kind)) == ["EPERM", "EPERM", "EPERM", ""]
     assert who.run(attempt) == [""] * 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_buffers_of_sockets_and_timers_of_the_user_are_not_to_be_had(
+    who: Identity, kind: str
+) -> None:
+    def attempt() -> list[Any]:
+        left, _right = socket.socketpair()
+        sizes = []
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            before = left.getsockopt(socket.SOL_SOCKET, option)
+            left.setsockopt(socket.SOL_SOCKET, option, 2 * before + 4096)
+            sizes.append(left.getsockopt(socket.SOL_SOCKET, option) > before)
+        timer = ctypes.c_int()
+        return [*sizes, call("timer_create", 1, None, ctypes.addressof(timer))]
+
+    assert who.run(attempt, layer=seccomp(kind)) == [False, False, "EPERM"]
+    assert who.run(attempt)[-1] == ""
 
 
 def test_stream_sockets_may_exist_but_not_connect(who: Identity) -> None:

@@ -69,6 +69,7 @@ _NEVER = """
     bind listen accept accept4 connect
     shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl
     mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr
+    timer_create
     memfd_create memfd_secret userfaultfd
     add_key request_key keyctl
     mount umount2 pivot_root chroot unshare setns
@@ -113,6 +114,7 @@ _DEFAULT_OR_TCP = (0, 6)
 _SOL_SOCKET = 1
 # asm-generic/socket.h: SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF load programs.
 _SO_ATTACH = (26, 50, 51, 52)
+_SO_BUFFERS = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and FORCE: memory that no limit counts
 _MSG_FASTOPEN = 0x20000000  # linux/socket.h: sends and connects in one
 
 # Landlock does not look at these: neither at who changes an inode's data about itself, nor at
@@ -263,7 +265,11 @@ def _rules_for_all() -> _Rules:
         **_each(_NEVER, _EPERM),
         **_each(_FLUSHING_ALL, _PRETEND),
         "prctl": _not_if(Test(0, _PRCTL_SET)),
-        "setsockopt": _not_if(Test(1, (_SOL_SOCKET,)), Test(2, _SO_ATTACH)),
+        "setsockopt": Rule(
+            (Test(1, (_SOL_SOCKET,)), Test(2, _SO_ATTACH)),
+            _EPERM,
+            _not_if(Test(1, (_SOL_SOCKET,)), Test(2, _SO_BUFFERS), verdict=_PRETEND),
+        ),
         "socket": _EACCES,  # as socket(2) says of what may not be created
         # asyncio needs a pair of streams. A pair of datagram sockets could still send to any name.
         "socketpair": _only_if(
@@ -300,7 +306,7 @@ def _rules_for_shared_pids() -> _Rules:
         "sched_getaffinity": _only_if(Test(0, oneself), otherwise=_ENOSYS),
         **_each("getpriority setpriority", own_priority),
         **_each("ioprio_get ioprio_set", own_io_priority),
-        **_each("clock_gettime clock_getres clock_nanosleep timer_create", no_foreign_clock),
+        **_each("clock_gettime clock_getres clock_nanosleep", no_foreign_clock),
     }
 
 

@@ -23,6 +23,8 @@ from anymind_lite.sandbox.protocol import JOB_FD
 if TYPE_CHECKING:
     from anymind_lite.sandbox.in_child.layers import Confinement
 
+_MOST_SIGNALS = 256  # that are queued and not delivered yet
+
 IS_LINUX = sys.platform == "linux"
 
 
@@ -62,6 +64,9 @@ def limit_resources(confinement: Confinement) -> None:
     _limit(resource.RLIMIT_NOFILE, limits.open_files)
     _limit(resource.RLIMIT_AS, limits.address_space_bytes)
     _limit(resource.RLIMIT_DATA, limits.data_bytes)
+    if IS_LINUX:  # counted for the whole user: who takes all leaves none to the neighbours
+        _limit(resource.RLIMIT_SIGPENDING, _MOST_SIGNALS)
+        _limit(resource.RLIMIT_MSGQUEUE, 0)
     if confinement.is_in_namespaces:
         _limit(resource.RLIMIT_NPROC, limits.processes)
     # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
