@@ -50,7 +50,6 @@ class Attempts:
             self._rig = rig_without(self._layer, self._folder / str(self._count)).__enter__()
         try:
             self._rig.run(case)
-            self._rig.neighbour.finish()
         except AssertionError:
             self.end()
             return True
