@@ -210,7 +210,10 @@ def send_message(sock: socket.socket, message: dict[str, Any], fds: Sequence[int
 
 
 def receive_message(sock: socket.socket, max_fds: int = 5) -> tuple[dict[str, Any], list[int]]:
-    """Receive one frame and its descriptors. Raises EOFError when the other end hung up."""
+    """Receive one frame and its descriptors. Raises EOFError, and OSError.
+
+    EOFError tells that the other end hung up, or is not to be listened to any more.
+    """
     space = socket.CMSG_SPACE(max_fds * array.array("i").itemsize)
     header, ancillary, _flags, _address = sock.recvmsg(HEADER.size, space, _RECEIVE_FLAGS)
     fds = _received_fds(ancillary)
@@ -221,12 +224,22 @@ def receive_message(sock: socket.socket, max_fds: int = 5) -> tuple[dict[str, An
         (length,) = HEADER.unpack(header)
         if length > MAX_CONTROL_BYTES:
             raise EOFError("the other end spoke nonsense")
-        message: dict[str, Any] = json.loads(_receive_exactly(sock, length))
+        message = _parse_message(_receive_exactly(sock, length))
     except BaseException:
         for fd in fds:
             os.close(fd)
         raise
     return message, fds
+
+
+def _parse_message(text: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise EOFError("the other end spoke nonsense") from exc
+    if not isinstance(message, dict):
+        raise EOFError("the other end spoke nonsense")
+    return message
 
 
 def _received_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

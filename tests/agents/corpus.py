@@ -38,8 +38,8 @@ class Case:
     detail, the build log, the error message. An execution that completes returns what it `achieved`
     and what it `tried`, or exactly `result`. `needs` names what a case cannot be stated without:
     "namespaces", "subprocess", "x86_64". `runs` executes so many times, each told which by
-    `payload["run"]`. `not_promised` names what is achieved, exactly, of what SECURITY.md does not
-    promise to hide. `in_tier_b` overrides fields where tier B truthfully ends in another way.
+    `payload["run"]`. `not_promised` names what may be achieved, as SECURITY.md does not promise to
+    hide it. `in_tier_b` overrides fields where tier B truthfully ends in another way.
     """
 
     folder: Path

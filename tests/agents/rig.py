@@ -132,9 +132,8 @@ class Rig:
     @property
     def zygote_pid(self) -> int:
         """The process that forks the runs: the innermost one of an idle server."""
-        (stub,) = self.view.processes & pids_with_argument("/stub.py ")
-        below = descendants(stub) & self.view.processes
-        return next((pid for pid in below if not descendants(pid) & below), stub)
+        forks = self.view.processes & pids_with_argument("/stub.py ")
+        return next(pid for pid in forks if not descendants(pid) & forks)
 
     # One case -------------------------------------------------------------------------------------
 
@@ -280,4 +279,4 @@ def _check_result(result: Mapping[str, Any], case: Case) -> None:
         assert result == case.result
         return
     assert result["tried"], "the case tried nothing"
-    assert sorted(result["achieved"]) == sorted(case.not_promised), result
+    assert set(result["achieved"]) <= set(case.not_promised), result

@@ -364,10 +364,10 @@ def check_message(case: tuple[bytes, int]) -> None:
         try:
             with bounded_time():
                 message, received = receive_message(ours)
-        except (EOFError, ValueError, RecursionError):
-            pass  # the end, no JSON, and JSON that is too deep for its parser
+        except EOFError:
+            pass  # the end, or nonsense
         else:
-            assert json.dumps(message)
+            assert isinstance(message, dict)
             assert data[: HEADER.size] == HEADER.pack(int.from_bytes(data[:4]))
         for fd in received:
             os.close(fd)

@@ -178,7 +178,7 @@ def _scratch_full(limits: Limits) -> str:
     size = limits.scratch_bytes // MEGABYTE
     return (
         f"The agent kept more than {size} MB or {limits.scratch_files:,} files in its scratch "
-        "folder."
+        "folder, or nested it too deep."
     )
 
 
