@@ -62,7 +62,7 @@ class Case:
         return str(self.folder.relative_to(FOLDER))
 
     def in_mode(self, mode: str) -> "Case":
-        """Return the case as it ends in a mode, "tier-a" or "tier-b"."""
+        """Return the case as it ends in a mode of the rig."""
         return replace(self, **_typed(self.in_tier_b)) if mode == "tier-b" else self
 
     def archive(self) -> bytes:

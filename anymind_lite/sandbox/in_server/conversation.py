@@ -115,6 +115,8 @@ class Conversation:
             if time.monotonic() >= overdue_at:
                 overdue_at += _ZYGOTE_GRACE_SECONDS
                 self._escalate(kill_zygote)
+        self._next_scratch_look = 0.0  # what was left at the end counts as well
+        self._check_scratch()
         # A descendant may hold the pipes open for ever: read what is there, never wait for the end.
         self._drain(self._report_fd)
         self._drain(self._log_fd)

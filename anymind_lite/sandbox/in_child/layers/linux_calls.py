@@ -51,6 +51,14 @@ def prctl(option: int, value: int) -> None:
         raise _error(f"prctl({option}, {value})")
 
 
+def count_tasks() -> int:
+    """Return how many processes and threads there are on the machine (sysinfo(2))."""
+    found = (ctypes.c_ulong * 64)()  # struct sysinfo: uptime, 3 loads, 6 sizes, then a short
+    if _libc.sysinfo(found) != 0:
+        raise _error("sysinfo")
+    return ctypes.c_ushort.from_buffer(found, 10 * ctypes.sizeof(ctypes.c_ulong)).value
+
+
 def unshare(flags: int) -> None:
     """Leave the namespaces that `flags` names for new ones (unshare(2))."""
     if _libc.unshare(flags) != 0:

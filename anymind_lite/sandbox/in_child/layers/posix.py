@@ -16,6 +16,7 @@ from anymind_lite.sandbox.in_child.layers.linux_calls import (
     PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_PDEATHSIG,
+    count_tasks,
     prctl,
 )
 from anymind_lite.sandbox.protocol import JOB_FD
@@ -56,7 +57,7 @@ def die_with_parent(confinement: Confinement) -> None:
 
 
 def limit_resources(confinement: Confinement) -> None:
-    """Set the rlimits; RLIMIT_NPROC in a user namespace alone, else it counts the whole user."""
+    """Set the rlimits. Raises OSError."""
     limits = confinement.limits
     os.umask(0o077)
     _limit(resource.RLIMIT_CORE, 0)
@@ -67,10 +68,19 @@ def limit_resources(confinement: Confinement) -> None:
     if IS_LINUX:  # counted for the whole user: who takes all leaves none to the neighbours
         _limit(resource.RLIMIT_SIGPENDING, _MOST_SIGNALS)
         _limit(resource.RLIMIT_MSGQUEUE, 0)
-    if confinement.is_in_namespaces:
-        _limit(resource.RLIMIT_NPROC, limits.processes)
+        _limit(resource.RLIMIT_NPROC, _most_tasks(confinement))
     # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
+
+
+def _most_tasks(confinement: Confinement) -> int:
+    """Return how many processes and threads the run's user may have.
+
+    In a user namespace of its own that is the run. Without, the kernel counts all that the user
+    has: so whoever else is on the machine is allowed for, and the run's own share on top.
+    """
+    others = 0 if confinement.is_in_namespaces else count_tasks()
+    return others + confinement.limits.processes
 
 
 def _limit(which: int, value: int) -> None:

@@ -5,10 +5,11 @@ def handle(payload):
     threading.stack_size(32768)
     forever, count = threading.Event(), 0
     try:
-        while count < 1000:
+        while count < 5000:
             threading.Thread(target=forever.wait, daemon=True).start()
             count += 1
     except RuntimeError:
         pass
-    achieved = ["more_than_200_threads"] if count > 200 else []
-    return {"achieved": achieved, "tried": ["more_than_200_threads"], "count": count}
+    tried = [200, 4000]
+    achieved = [f"more_than_{many}_threads" for many in tried if count > many]
+    return {"achieved": achieved, "tried": tried, "count": count}
