@@ -111,6 +111,7 @@ def test_a_hostile_tree_is_put_in_place_and_removed_again(start: Start, outside:
     outside.assert_untouched()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "end", ["raise BuildError('no')", "os._exit(3)", "os.kill(os.getpid(), 9)"]
 )

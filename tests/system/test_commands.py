@@ -49,6 +49,7 @@ def test_an_unknown_command_is_named() -> None:
     assert "No such command 'sevre'" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_tests_are_those_of_the_project_wherever_one_stands(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_other.py").write_text("def test_other(): raise SystemError\n")
@@ -131,6 +132,7 @@ def test_quickstart_demonstrates_then_reuses_what_is_there(data: Path) -> None:
     assert second["execution"]["id"] == 2
 
 
+@pytest.mark.slow
 def test_quickstart_survives_a_lost_account_file(data: Path) -> None:
     quickstart(data)
     (data / "quickstart.json").unlink()
@@ -139,6 +141,7 @@ def test_quickstart_survives_a_lost_account_file(data: Path) -> None:
     assert again["execution"]["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_quickstart_takes_its_archived_agent_up_again(tmp_path: Path) -> None:
     first = json.loads(quickstart(tmp_path / "data", "--json").stdout)
     with LiveServer(tmp_path / "data") as live:

@@ -129,6 +129,7 @@ def test_importing_the_commands_changes_no_limit() -> None:
     assert done.stdout == b"256\n"
 
 
+@pytest.mark.slow
 def test_slow_readers_hold_no_thread(tmp_path: Path) -> None:
     few_threads = {"WORKER_CONCURRENCY": "1", "EXECUTION_QUEUE_SIZE": "0"}
     with LiveServer(tmp_path / "data", settings=few_threads) as live:
@@ -150,6 +151,7 @@ def test_slow_readers_hold_no_thread(tmp_path: Path) -> None:
             assert live.api.call("GET", "/health").status == 200
 
 
+@pytest.mark.slow
 def test_long_list_is_not_kept_in_memory(tmp_path: Path) -> None:
     with LiveServer(tmp_path / "data") as live:
         api = live.api.new_user("reader")

@@ -118,21 +118,23 @@ def test_hang_up_at_any_byte_is_the_end_and_closes_what_came(
 
 
 @pytest.mark.parametrize(
-    ("data", "error"),
+    "data",
     [
-        (HEADER.pack(MAX_CONTROL_BYTES + 1), EOFError),
-        (HEADER.pack(2**32 - 1) + b"x" * 100, EOFError),
-        (HEADER.pack(4) + b"{{{{", ValueError),
-        (HEADER.pack(2) + b"\xff\xfe", ValueError),
-        (HEADER.pack(0), ValueError),
+        HEADER.pack(MAX_CONTROL_BYTES + 1),
+        HEADER.pack(2**32 - 1) + b"x" * 100,
+        HEADER.pack(4) + b"{{{{",
+        HEADER.pack(2) + b"\xff\xfe",
+        HEADER.pack(2) + b"[]",
+        HEADER.pack(4000) + b"[" * 4000,
+        HEADER.pack(0),
     ],
 )
 def test_nonsense_is_refused_and_closes_what_came(
-    pair: Pair, pipe: tuple[int, int], data: bytes, error: type[Exception]
+    pair: Pair, pipe: tuple[int, int], data: bytes
 ) -> None:
     socket.send_fds(pair[0], [data], list(pipe))
     before = open_descriptors()
-    with pytest.raises(error):
+    with pytest.raises(EOFError):
         receive_message(pair[1])
     assert open_descriptors() == before
 

@@ -212,7 +212,7 @@ class Conversation:
         started and never reported it is a timeout nevertheless.
         """
         seen = self._exit or {}
-        has_outrun = self._is_overdue and self._pidfd is not None and not self._report
+        has_outrun = self._is_overdue and self._pidfd is not None and self._report == MARK
         return Observed(
             status=seen.get("status"),
             report=bytes(self._report.removeprefix(MARK)),
