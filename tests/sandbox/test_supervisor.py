@@ -16,8 +16,10 @@ import pytest
 
 from anymind_lite.sandbox.in_server import conversation, supervisor
 from anymind_lite.sandbox.in_server.outcome import Observed, Outcome, StopReason, read_outcome
+from anymind_lite.sandbox.policy import Tier
 from tests.processes import descendants, is_running
 from tests.sandbox.conftest import Sandbox
+from tests.sandbox.layers.children import missing
 from tests.waiting import wait_for
 
 RETURNS = "def handle(payload): return 1"
@@ -103,7 +105,7 @@ def test_scratch_folder_is_removed_whatever_is_in_it(plain: Sandbox) -> None:
         def handle(payload):
             os.symlink("/", "link")
             os.mkfifo("fifo")
-            for _ in range(500):
+            for _ in range(90):
                 os.mkdir("d")
                 os.chdir("d")
     """
@@ -178,6 +180,48 @@ def test_zygote_that_cannot_be_started_is_tried_again(
     kill_zygote(sandbox)
     assert sandbox.run(RETURNS).reason is StopReason.RETURNED
     assert errors == []
+
+
+WEAKER = """
+import errno, os, sys
+sys.path.insert(0, {root!r})
+from anymind_lite.sandbox.in_zygote import ground, stub
+
+def fail(_):
+    raise OSError(errno.{error}, "for a while")
+
+if os.path.exists({flag!r}):
+    ground.probe = fail
+stub.main()
+"""
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+def test_next_zygote_is_never_weaker_than_the_first(
+    open_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    stub, flag = open_path / "stub.py", open_path / "flag"
+    root = str(Path(__file__).parent.parent.parent)
+    stub.write_text(WEAKER.format(root=root, flag=str(flag), error=error), encoding="utf-8")
+    monkeypatch.setattr(supervisor, "_STUB_PATH", stub)
+    monkeypatch.setattr(supervisor, "_HAND_OVER_SECONDS", 0.5)
+    one = supervisor.Supervisor(open_path / "scratch", open_path / "code")
+    one.start()
+    sandbox = Sandbox(one, open_path / "code", open_path / "scratch")
+    try:
+        if not one.ground.has_namespaces:
+            missing(f"namespaces: {one.ground}")
+        assert sandbox.run(RETURNS).tier is Tier.A
+        flag.touch()
+        kill_zygote(sandbox)
+        refused = sandbox.run(RETURNS)
+        assert (refused.reason, refused.tier) == (StopReason.SANDBOX_FAILURE, None)
+        assert refused.message == "The sandbox is being started again."
+        wait_for(lambda: "for a while" in caplog.text, "the log to tell")
+        flag.unlink()
+        wait_for(lambda: sandbox.run(RETURNS).tier is Tier.A, "the sandbox to be back")
+    finally:
+        one.stop()
 
 
 def test_first_start_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzzing import needs_hypothesis
 from tests.unit import test_archive as archives
 from tests.unit import test_manifest as manifests
 
-hypothesis = pytest.importorskip("hypothesis")
+needs_hypothesis()
 
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402

@@ -1,6 +1,6 @@
 """Generated frames, well formed and broken, at each reader of frames: nothing gets past it.
 
-`FUZZ_SECONDS=600` runs each of these for ten minutes. The strict JSON parser belongs to them.
+`ANYMIND_FUZZ_SECONDS=600` runs each for ten minutes. The strict JSON parser belongs to them.
 """
 
 import json

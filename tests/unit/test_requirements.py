@@ -1,5 +1,7 @@
 """The requirement files, pyproject.toml, run.py and its documentation agree with each other."""
 
+import importlib.util
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -65,3 +67,10 @@ def test_run_py_knows_every_package() -> None:
 def test_every_cause_of_a_failed_set_up_is_documented(cause: str) -> None:
     page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
     assert f"| {cause.rstrip('.')} |" in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("CI") != "true", reason="contributors may do without")
+@pytest.mark.parametrize("name", ["hypothesis", "schemathesis"])
+def test_ci_has_what_the_slow_suites_need(name: str) -> None:
+    assert importlib.util.find_spec(name) is not None

@@ -4,6 +4,7 @@ Runs in the server, which holds secrets. Each job is driven by the thread that a
 thread of the supervisor's own only replaces a zygote that died.
 """
 
+import errno
 import logging
 import socket
 import subprocess
@@ -53,6 +54,7 @@ class Supervisor:
         self._scratch_parent = scratch_parent
         self._code_parent = code_parent
         self.min_tier = min_tier
+        self._tier_at_start: Tier | None = None
         self._cgroups: Cgroups | None = None
         self._why_no_cgroups = ""
         self._ground = Ground(zygote_pid=0, error="it was not started")
@@ -74,7 +76,9 @@ class Supervisor:
         self._code_parent.chmod(0o711)
         self._stopping.clear()
         self._take_cgroups()
+        self._tier_at_start = None
         self._spawn()
+        self._tier_at_start = self._ground.tier
         self._watcher = threading.Thread(
             target=self._replace_dead_zygotes, name="zygote-watch", daemon=True
         )
@@ -290,6 +294,9 @@ class Supervisor:
             if self._stopping.is_set():
                 process.kill()  # `stop` came before it could see this one
         ground = _hear_ground(control)
+        if fault := self._fault_of_next(ground):
+            self._give_up(process, control)
+            raise OSError(errno.EAGAIN, fault)
         with self._lock:
             self._control, self._ground = control, ground
             self._changed.notify_all()
@@ -301,6 +308,22 @@ class Supervisor:
             dict(ground.refusals),
             ground.error,
         )
+
+    def _fault_of_next(self, ground: Ground) -> str:
+        """Tell why a zygote may not follow one that served; what took its walls away may pass."""
+        if self._tier_at_start is None:
+            return ""  # it is the first: the operator sees what it stands on
+        if not ground.error and ground.tier.reaches(self._tier_at_start):
+            return ""
+        reasons = "; ".join(filter(None, [ground.error, *ground.refusals.values()]))
+        return f"tier {ground.tier} after {self._tier_at_start}: {reasons}"
+
+    def _give_up(self, process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+        with self._lock:
+            self._socket = None
+        control.close()
+        process.kill()
+        process.wait()
 
     def _start_stub(self, theirs: socket.socket) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
@@ -332,9 +355,9 @@ class Supervisor:
                 try:
                     self._spawn()
                     break
-                except (OSError, subprocess.SubprocessError):
+                except (OSError, subprocess.SubprocessError) as exc:
                     # Out of processes, descriptors or memory: that passes.
-                    logger.exception("event=zygote_not_started")
+                    logger.error("event=zygote_not_started error=%r", str(exc))
 
     def _retire(self) -> None:
         """Close the control socket of a zygote that is gone."""
