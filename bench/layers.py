@@ -33,7 +33,7 @@ from bench.execute import (
     sign_up,
     start_server,
 )
-from tests.processes import descendants
+from tests.processes import children, descendants, pids_with_argument
 from tests.waiting import wait_for
 
 HELLO = ROOT / "examples" / "hello"
@@ -55,12 +55,15 @@ import sys
 sys.path.insert(0, {root!r})
 from anymind_lite.sandbox.in_child import layers
 layers.LAYERS = ()
-from anymind_lite.sandbox.in_zygote import stub
+from anymind_lite.sandbox.in_zygote import ground, stub
 
 def refuse(*_):
-    raise stub.Refused("refused by the measurement")
+    raise OSError(1, "refused by the measurement")
 
-stub.probe = refuse
+ground.LAYERS = ()
+ground.probe = refuse
+ground.become_sandbox_user = lambda _: None
+ground.linux_landlock.why_not = ground.linux_seccomp.why_not = lambda: "refused"
 stub.main()
 """
 
@@ -75,8 +78,9 @@ class Server:
 
     @property
     def sandbox(self) -> set[int]:
-        """All processes of it but the server itself."""
-        return descendants(self.process.pid)
+        """The stub, the zygote and the runs."""
+        (stub,) = children(self.process.pid) & pids_with_argument("stub.py ")
+        return {stub, *descendants(stub)}
 
 
 def main() -> None:

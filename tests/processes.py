@@ -17,6 +17,11 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def children(pid: int) -> set[int]:
+    """Return the pids of a process's own living children."""
+    return {child for child, parent in _parents() if parent == pid}
+
+
 def pids_with_argument(argument: str) -> set[int]:
     """Return the pids of processes whose command line holds a text."""
     return {pid for pid, _parent in _parents() if argument in _command_line(pid)}

@@ -31,9 +31,9 @@ class Limits:
     `wall_seconds` is kept outside the child; `cpu_seconds`, `address_space_bytes`, `data_bytes`,
     `file_bytes` (the largest file) and `open_files` are rlimits (setrlimit(2)). Of what the agent
     prints `log_kept_bytes` are kept, half from the head and half from the tail, and more than
-    `log_written_bytes` ends the job. A report is at most `report_bytes`. Only in namespaces:
-    the scratch folder holds `scratch_bytes` in `scratch_files` files and folders, and `processes`
-    counts the run's processes and threads together.
+    `log_written_bytes` ends the job. A report is at most `report_bytes`. The scratch folder holds
+    `scratch_bytes` in `scratch_files` files and folders. `processes` counts the run's processes and
+    threads together, exactly in namespaces alone.
     """
 
     wall_seconds: float = 30.0

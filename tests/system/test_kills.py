@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.live_server import Api, LiveServer, pack
-from tests.processes import descendants, pids_with_argument
+from tests.processes import children, descendants, pids_with_argument
 from tests.waiting import DEADLINE_SECONDS, wait_for
 
 SURVIVAL_SECONDS = 1.0
@@ -78,11 +78,6 @@ def is_first_of_its_namespace(pid: int) -> bool:
 def only(pids: set[int], what: str) -> int:
     assert len(pids) == 1, f"{what}: {pids}"
     return pids.pop()
-
-
-def children(pid: int) -> set[int]:
-    below = descendants(pid)
-    return below - {deeper for one in below for deeper in descendants(one)}
 
 
 def children_by_script(pid: int, script: str) -> set[int]:
