@@ -17,6 +17,7 @@ from anymind_lite.files import make_dir_durable
 from anymind_lite.reader.in_server import Reader
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Tier
+from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
 from anymind_lite.services.executions import Executor
@@ -104,20 +105,18 @@ class Backend:
         make_dir_durable(settings.data_dir)
         settings.run_path.mkdir(mode=0o700, exist_ok=True)
         for folder in (settings.data_dir, settings.run_path):
-            # A root server's agents are another user, who without namespaces passes through here
-            # to one version's code and one scratch folder; what else is here has its own mode.
-            folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            let_agents_pass(folder)
         self._resources.enter_context(InstanceLock(settings.run_path / "server.lock"))
         self.secret_key = load_secret_key(settings.secret_key_path, settings.secret_key)
         make_dir_durable(settings.database_path.parent)
         _refuse_lost_database(settings)
         # The store makes the folder of all code, which the zygote holds on to.
         self.store.start()
-        # These processes before all threads: they come of a process that has no other yet.
-        self.reader.start()
-        undo(self.reader.stop)
+        # The sandbox first: it divides this process's control group only if nobody else is in it.
         self.sandbox.start()
         undo(self.sandbox.stop)
+        self.reader.start()
+        undo(self.reader.stop)
         database = open_database(settings.database_path)
         undo(database.close_all)
         recover_at_start()

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from anymind_lite.errors import BuildError, InvalidInput, TooLarge
 from anymind_lite.files import fsync_dir, make_dir_durable, open_closed_dir, remove_tree
+from anymind_lite.sandbox.protocol import let_agents_pass
 
 _READ_BYTES = 1 << 20
 
@@ -172,9 +173,7 @@ class ArtifactStore:
         """
         target = self.code_dir(agent_id, version_id)
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        # The sandbox of a root server is another user; who else could come by here is kept off
-        # by the data folder, which is closed to all but its owner.
-        target.parent.chmod(0o711)
+        let_agents_pass(target.parent)
         root_fd = open_closed_dir(root or ".", dir_fd=fresh.folder_fd)
         try:
             os.fchmod(root_fd, 0o755)

@@ -20,6 +20,7 @@ from anymind_lite.sandbox.in_server.probe import (
 )
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Tier
+from anymind_lite.sandbox.protocol import let_agents_pass
 
 _MEANINGS = {
     Tier.A: "namespaces and filtered system calls",
@@ -45,7 +46,7 @@ def _examine(min_tier: Tier) -> SandboxState:
     """Start a sandbox of its own, run a job in it, and return what was found."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        path.chmod(0o711)  # a root server's agents are another user
+        let_agents_pass(path)
         sandbox = Supervisor(path / "scratch", path / "code", min_tier=min_tier)
         sandbox.start()
         try:

@@ -21,7 +21,8 @@ def test_agent_sees_a_clean_environment(sandbox: Sandbox, monkeypatch: pytest.Mo
     source = "import os\ndef handle(payload): return {'all': dict(os.environ), 'cwd': os.getcwd()}"
     seen = sandbox.run(source).details["result"]
     names = {"HOME", "TMPDIR", "PATH", "LANG", "PYTHONUNBUFFERED"}
-    assert set(seen["all"]) == names | {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
+    names |= {"LOGNAME", "USER", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
+    assert set(seen["all"]) == names
     assert seen["all"]["HOME"] == seen["cwd"]
 
 

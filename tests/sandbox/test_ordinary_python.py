@@ -108,7 +108,8 @@ def test_what_does_not_work_says_so_as_written(sandbox: Sandbox, allows_processe
 def test_what_does_not_work_is_refused_in_tier_b_too(plain: Sandbox) -> None:
     agent = Agent(plain)
     found = {name: agent.ask("refused", name) for name in REFUSED}
-    assert [name for name, happened in found.items() if happened == "works"] == []
+    works = [name for name, happened in found.items() if happened == "works"]
+    assert works == ["library_of_its_own_making"]
 
 
 def test_the_page_and_the_rows_say_the_same() -> None:

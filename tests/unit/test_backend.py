@@ -10,6 +10,7 @@ import pytest
 from anymind_lite.backend import Backend
 from anymind_lite.config import Settings, load_settings
 from anymind_lite.errors import StartupError
+from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated
 from anymind_lite.services.accounts import Registration, register
 from anymind_lite.services.agents import create_agent, get_agent
 from anymind_lite.services.executions import execute_agent
@@ -142,6 +143,22 @@ def test_failing_start_leaves_neither_process_nor_lock(
         with pytest.raises(StartupError, match=str(settings.data_dir)):
             Backend(settings).start()
         assert Footprint() == footprint
+
+
+def test_control_group_is_asked_for_before_there_is_any_other_process(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who shares the group with a process of its own, such as the reader, is never given it."""
+    before, seen = descendants(os.getpid()), []
+
+    def take() -> Cgroups:
+        seen.append(descendants(os.getpid()) - before)
+        raise NotDelegated("a test")
+
+    monkeypatch.setattr(Cgroups, "take", take)
+    backend.start()
+    assert seen == [set()]
+    assert backend.sandbox.ground.refusals["cgroup"] == "a test"
 
 
 def test_drain_ends_at_once_when_nothing_runs(backend: Backend) -> None:

@@ -47,16 +47,16 @@ class _Failed(Exception):
 
 def run(job: Job) -> None:
     """Carry the job out and report. The frame is the last thing written."""
-    payload = _read_payload()
-    _forget_ourselves()
     _write_all(REPORT_FD, MARK)
-    body = _carry_out(job, payload)
+    body = _carry_out(job)
     _flush_streams()
     _write_frame(body)
 
 
-def _carry_out(job: Job, payload: bytes) -> bytes:
+def _carry_out(job: Job) -> bytes:
     try:
+        payload = _guarded(job, _read_payload)
+        _forget_ourselves()
         return _validate(job) if job.mode is Mode.VALIDATE else _execute(job, payload)
     except _Failed as failure:
         return _encode_failure(failure)

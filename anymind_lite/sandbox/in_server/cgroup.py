@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from anymind_lite.sandbox.policy import Limits
 
@@ -28,6 +29,8 @@ class NotDelegated(Exception):
 class Cgroups:
     """Makes groups below one folder of the file system of cgroups, which is the server's alone."""
 
+    _taken: ClassVar[set[Path]] = set()  # by this process
+
     def __init__(self, top: Path) -> None:
         self._top = top
 
@@ -35,8 +38,8 @@ class Cgroups:
     def take(cls) -> "Cgroups":
         """Take over the group that this process is in. Raises NotDelegated."""
         own = _find_own_group()
-        if own.name == _SERVER_GROUP:
-            return cls(own.parent)  # taken before, by this process
+        if own.parent in cls._taken:
+            return cls(own.parent)
         _refuse_what_is_not_ours(own)
         try:
             group = own / _SERVER_GROUP
@@ -48,6 +51,7 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 (own / "cgroup.procs").write_text("0", encoding="ascii")
             raise NotDelegated(f"{own} cannot be divided ({exc.strerror})") from exc
+        cls._taken.add(own)
         return cls(own)
 
     def remove_old_runs(self) -> None:

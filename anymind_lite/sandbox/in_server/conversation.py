@@ -49,7 +49,7 @@ class Conversation:
         self.ended = threading.Event()
         self._is_cancelled = False
         self._is_log_flood = False
-        self._is_scratch_full = False
+        self._scratch_fault = ""
         self._is_overdue = False
 
     def __enter__(self) -> "Conversation":
@@ -130,11 +130,11 @@ class Conversation:
     def _check_scratch(self) -> None:
         """End a run that outgrew a scratch folder which no kernel bounds."""
         now = time.monotonic()
-        if self.scratch is None or self._is_scratch_full or now < self._next_scratch_look:
+        if self.scratch is None or self._scratch_fault or now < self._next_scratch_look:
             return
         self._next_scratch_look = now + _SCRATCH_LOOK_SECONDS
-        if self.scratch.is_over(self._limits):
-            self._is_scratch_full = True
+        self._scratch_fault = self.scratch.fault(self._limits)
+        if self._scratch_fault:
             self._hang_up()
 
     def _read(self, fd: int, lease: socket.socket, poller: select.poll) -> None:
@@ -221,7 +221,7 @@ class Conversation:
             is_timed_out=self._is_overdue or bool(seen.get("timed_out")),
             is_cancelled=self._is_cancelled,
             is_log_flood=self._is_log_flood,
-            is_scratch_full=self._is_scratch_full,
+            scratch_fault=self._scratch_fault,
             is_out_of_memory=self.cgroup is not None and self.cgroup.ran_out_of_memory(),
             failure=failure or ("" if has_outrun else self._failure),
             cpu_ms=seen.get("cpu_ms", 0),

@@ -58,7 +58,7 @@ class Observed:
     is_timed_out: bool = False
     is_cancelled: bool = False
     is_log_flood: bool = False
-    is_scratch_full: bool = False
+    scratch_fault: str = ""
     is_out_of_memory: bool = False
     failure: str = ""
     cpu_ms: int = 0
@@ -163,8 +163,8 @@ def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, s
         return StopReason.OUTPUT_TOO_LARGE, f"The agent printed more than {written:,} bytes."
     if seen.is_out_of_memory:
         return StopReason.OUT_OF_MEMORY, _out_of_memory(limits)
-    if seen.is_scratch_full:
-        return StopReason.OUTPUT_TOO_LARGE, _scratch_full(limits)
+    if seen.scratch_fault:
+        return StopReason.OUTPUT_TOO_LARGE, seen.scratch_fault
     if seen.status is not None and seen.status & 0x7F:
         return _judge_signal(seen.status & 0x7F, seen, limits)
     return None
@@ -172,14 +172,6 @@ def _judge_by_observation(seen: Observed, limits: Limits) -> tuple[StopReason, s
 
 def _out_of_memory(limits: Limits) -> str:
     return f"The agent needed more than {limits.data_bytes // MEGABYTE} MB of memory."
-
-
-def _scratch_full(limits: Limits) -> str:
-    size = limits.scratch_bytes // MEGABYTE
-    return (
-        f"The agent kept more than {size} MB or {limits.scratch_files:,} files in its scratch "
-        "folder, or nested it too deep."
-    )
 
 
 def _judge_signal(number: int, seen: Observed, limits: Limits) -> tuple[StopReason, str]:

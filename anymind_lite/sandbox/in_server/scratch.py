@@ -10,38 +10,55 @@ import tempfile
 from pathlib import Path
 
 from anymind_lite.files import TreeTooLarge, check_tree, remove_tree
-from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.policy import MEGABYTE, Limits
+from anymind_lite.sandbox.protocol import let_agents_pass
 
 logger = logging.getLogger(__name__)
+
+# How much of the disk's room may go while a run may keep so much: others write as well.
+_DISKS_SHARE = 8
 
 
 class HostScratch:
     """One run's folder; made when this is, removed by `remove`.
 
-    No quota stands behind it: `is_over` looks, now and then. What an agent holds open after it has
-    deleted it is not seen. `owner_uid` is who the agent is on the host.
+    No quota stands behind it: `fault` looks, now and then. What an agent holds open or mapped after
+    it has deleted it is not seen there, but the disk's room is looked at too. `owner_uid` is who
+    the agent is on the host.
     """
 
     def __init__(self, parent: Path, owner_uid: int) -> None:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = Path(tempfile.mkdtemp(prefix="scratch-", dir=parent))
         if os.geteuid() == 0:
-            parent.chmod(0o711)  # agents pass through it
+            let_agents_pass(parent)
             os.chown(self.path, owner_uid, owner_uid)
+        self._room_at_start = _room(self.path)
 
-    def is_over(self, limits: Limits) -> bool:
-        """Tell whether more is in it than the limits let a run keep."""
+    def fault(self, limits: Limits) -> str:
+        """Return why the run must end, as a sentence; "" while it keeps to its limits."""
+        lost = self._room_at_start - _room(self.path)
+        if lost > _DISKS_SHARE * limits.scratch_bytes:
+            return f"The disk lost {lost // MEGABYTE:,} MB of its room while the agent ran."
         try:
             check_tree(self.path, max_entries=limits.scratch_files, max_bytes=limits.scratch_bytes)
         except TreeTooLarge:
-            return True
+            return (
+                f"The agent kept more than {limits.scratch_bytes // MEGABYTE} MB or "
+                f"{limits.scratch_files:,} files in its scratch folder, or nested it too deep."
+            )
         except OSError:
             pass  # it changes while it is read; the next look will tell
-        return False
+        return ""
 
     def remove(self) -> None:
         """Remove it, or what an agent has put in its place."""
         remove_scratch(self.path)
+
+
+def _room(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
 
 
 def remove_scratch(path: Path) -> None:

@@ -29,6 +29,7 @@ from anymind_lite.sandbox.protocol import (
     Places,
     decode_ground,
     encode_job,
+    let_agents_pass,
     receive_message,
 )
 
@@ -72,8 +73,8 @@ class Supervisor:
         remove_scratch(self._scratch_parent)
         self._scratch_parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         self._code_parent.mkdir(parents=True, exist_ok=True)
-        # A root server's sandbox is another user, who passes through to the one version's code.
-        self._code_parent.chmod(0o711)
+        for folder in (self._scratch_parent, self._code_parent):
+            let_agents_pass(folder)
         self._stopping.clear()
         self._take_cgroups()
         self._tier_at_start = None

@@ -54,12 +54,17 @@ _ENOSYS = fail_with(errno.ENOSYS)
 _ENOTSUP = fail_with(errno.ENOTSUP)
 _PRETEND = fail_with(0)  # says that it was done
 
-# Refused as if the kernel had none of it: callers probe for these and go another way. clone3 keeps
+# Refused as if the kernel had none of it: callers probe for these and go another way. What
+# is counted for a whole user or machine is among them (aio, watches), and what takes kernel memory
+# that no limit counts (rulesets); watches also tell what neighbours open. clone3 keeps
 # its flags in memory, out of a filter's sight; libc falls back to clone.
 _NOT_THERE = """
     clone3 seccomp pidfd_open pidfd_send_signal pidfd_getfd
     io_uring_setup io_uring_enter io_uring_register
     statmount listmount open_tree_attr lsm_set_self_attr
+    io_setup io_destroy io_getevents io_submit io_cancel io_pgetevents
+    landlock_create_ruleset landlock_add_rule landlock_restrict_self
+    inotify_init inotify_init1 inotify_add_watch
 """
 
 # Refused to everybody.
@@ -87,12 +92,13 @@ _FLUSHING_ALL = "sync syncfs"
 _NEW_PROCESSES = "fork vfork execve execveat"
 _SIGNALS_TO_ANYBODY = "tkill rt_sigqueueinfo rt_tgsigqueueinfo"
 
-# linux/sched.h: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
-_CLONE_NEW = 0x7E020000
+# linux/sched.h: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; and PARENT, by which
+# children would be the zygote's own.
+_CLONE_NEW = 0x7E020000 | 0x8000
 _CLONE_THREAD = 0x00010000
 
-# linux/prctl.h: PDEATHSIG, DUMPABLE, SECCOMP, CHILD_SUBREAPER, SCHED_CORE, PTRACER
-_PRCTL_SET = (1, 4, 22, 36, 62, 0x59616D61)
+# linux/prctl.h: PDEATHSIG, DUMPABLE, SECCOMP, CHILD_SUBREAPER, SCHED_CORE, MEMORY_MERGE, PTRACER
+_PRCTL_SET = (1, 4, 22, 36, 62, 67, 0x59616D61)
 
 _IOCTL_TERMINAL = (0x5412, 0x541C)  # asm-generic/ioctls.h: TIOCSTI and TIOCLINUX type for others
 _IOCTL_ASYNC = 0x5452  # asm-generic/ioctls.h: FIOASYNC
@@ -126,7 +132,6 @@ _EXTENDED_ATTRIBUTES = """
     setxattr lsetxattr fsetxattr setxattrat getxattr lgetxattr fgetxattr getxattrat
     listxattr llistxattr flistxattr listxattrat removexattr lremovexattr fremovexattr removexattrat
 """
-_WATCHES = "inotify_init inotify_init1 inotify_add_watch"
 
 # asm-generic/fcntl.h. Without a mode to write with, O_TRUNC empties what may only be read, and the
 # access mode 3 opens without any right, to Landlock before ABI 3.
@@ -298,6 +303,8 @@ def _rules_for_shared_pids() -> _Rules:
     return {
         # Only a number: 0 and negative ones are groups.
         **_each("kill tgkill", _only_if(Test(0, (OWN_PID,)))),
+        "capget": _EPERM,  # keeps the pid in memory
+        "get_robust_list": own_argument,
         **_each(_SIGNALS_TO_ANYBODY, _EPERM),
         **_each("prlimit64 sched_setaffinity sched_setattr sched_setparam", own_argument),
         **_each("sched_setscheduler sched_getattr sched_getparam getpgid getsid", own_argument),
@@ -328,7 +335,6 @@ def _rules_beside_landlock(abi: int) -> _Rules:
         **_each(f"{_CHANGES_TO_MODES} {_CHANGES_TO_TIMES}", _PRETEND),
         **_each(_CHANGES_TO_OWNERS, _EPERM),
         **_each(_EXTENDED_ATTRIBUTES, _ENOTSUP),
-        **_each(_WATCHES, _ENOSYS),
         "open": _not_if(Test(1, _ODD_OPENS, _O_ACCMODE | _O_TRUNC)),
         "openat": _not_if(Test(2, _ODD_OPENS, _O_ACCMODE | _O_TRUNC)),
         "openat2": _ENOSYS,  # keeps its flags in memory; callers fall back

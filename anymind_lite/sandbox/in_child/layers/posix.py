@@ -68,6 +68,9 @@ def limit_resources(confinement: Confinement) -> None:
     if IS_LINUX:  # counted for the whole user: who takes all leaves none to the neighbours
         _limit(resource.RLIMIT_SIGPENDING, _MOST_SIGNALS)
         _limit(resource.RLIMIT_MSGQUEUE, 0)
+        # What some desktops give their users: real time, and priority over others.
+        _limit(resource.RLIMIT_RTPRIO, 0)
+        _limit(resource.RLIMIT_NICE, 0)
         _limit(resource.RLIMIT_NPROC, _most_tasks(confinement))
     # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
@@ -108,6 +111,9 @@ def clean_environment(confinement: Confinement) -> None:
     os.environ.update(
         HOME=confinement.scratch_dir,
         TMPDIR=confinement.scratch_dir,
+        # getpass and others ask here first; without namespaces the list of users is closed.
+        LOGNAME="agent",
+        USER="agent",
         PATH="/usr/local/bin:/usr/bin:/bin",
         LANG="C.UTF-8",
         PYTHONUNBUFFERED="1",
