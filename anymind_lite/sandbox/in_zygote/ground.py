@@ -38,12 +38,19 @@ def find_ground(why_no_cgroups: str) -> Ground:
         ground = _with_filter(ground)
         ground = _with_namespaces(ground)
         if not ground.has_namespaces and os.geteuid() == 0:
-            become_sandbox_user(os.getcwd())
+            _leave_root(ground)
     except SetUpFailed as exc:
         return replace(ground, error=str(exc))
-    except OSError as exc:
-        return replace(ground, error=exc.strerror or str(exc))
     return replace(ground, layers=_facts(ground))
+
+
+def _leave_root(ground: Ground) -> None:
+    """Become the sandbox's user among the host's files. Raises SetUpFailed."""
+    try:
+        become_sandbox_user(os.getcwd())
+    except OSError as exc:
+        why = ground.refusals[Need.NAMESPACES]
+        raise SetUpFailed(f"{exc.strerror or exc}; there are no namespaces: {why}") from exc
 
 
 def walls_of(ground: Ground) -> Walls:

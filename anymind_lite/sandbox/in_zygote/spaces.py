@@ -86,9 +86,17 @@ def become_sandbox_user(code_dir: str) -> None:
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
     if not os.access(os.__file__, os.R_OK):
         where = os.path.dirname(os.__file__)
-        raise PermissionError(errno.EACCES, f"uid {SANDBOX_UID} may not read Python in {where}")
+        raise PermissionError(
+            errno.EACCES,
+            f"uid {SANDBOX_UID} may not read Python in {where}: start the server with one that "
+            "everybody may read, such as the system's, or as an ordinary user",
+        )
     if not os.access(code_dir, os.X_OK):
-        raise PermissionError(errno.EACCES, f"uid {SANDBOX_UID} may not enter {code_dir}")
+        raise PermissionError(
+            errno.EACCES,
+            f"uid {SANDBOX_UID} may not enter {code_dir}: put DATA_DIR where it can pass, or start "
+            "the server as an ordinary user",
+        )
 
 
 def _unshare_all() -> None:
