@@ -174,11 +174,13 @@ class ArtifactStore:
         target = self.code_dir(agent_id, version_id)
         target.parent.mkdir(mode=0o700, exist_ok=True)
         let_agents_pass(target.parent)
-        root_fd = open_closed_dir(root or ".", dir_fd=fresh.folder_fd)
-        try:
-            os.fchmod(root_fd, 0o755)
-        finally:
-            os.close(root_fd)
+        os.fchmod(fresh.folder_fd, 0o755)
+        if root:
+            root_fd = open_closed_dir(root, dir_fd=fresh.folder_fd)
+            try:
+                os.fchmod(root_fd, 0o755)
+            finally:
+                os.close(root_fd)
         source = root or fresh.path
         try:
             os.rename(source, target, src_dir_fd=fresh.folder_fd if root else None)

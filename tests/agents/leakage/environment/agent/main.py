@@ -1,7 +1,7 @@
 import ctypes
 import os
 
-OWN = {"HOME", "TMPDIR", "PATH", "LANG", "PYTHONUNBUFFERED"}
+OWN = {"HOME", "LOGNAME", "USER", "TMPDIR", "PATH", "LANG", "PYTHONUNBUFFERED"}
 OWN |= {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
 libc = ctypes.CDLL(None)
 
