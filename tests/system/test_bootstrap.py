@@ -57,6 +57,11 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to its background jobs: they and all they start ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Checkout:
     """A folder with run.py, a lock and a command line that tells where it runs."""
@@ -109,6 +114,7 @@ class Checkout:
             text=True,
             bufsize=1,
             start_new_session=True,
+            preexec_fn=hear_interrupts,
         ) as process:
             try:
                 yield process
