@@ -10,6 +10,7 @@ import pytest
 from anymind_lite.sandbox.in_child.layers import LAYERS
 from anymind_lite.sandbox.in_server.outcome import StopReason
 from anymind_lite.sandbox.in_server.probe import sandbox_state, try_sandbox
+from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Tier
 from tests.processes import descendants, is_running
 from tests.sandbox.conftest import Sandbox
@@ -141,6 +142,25 @@ def test_signals_stand_at_their_defaults(sandbox: Sandbox) -> None:
     """
     default = str(signal.SIG_DFL)
     assert sandbox.run(source).details["result"] == {"SIGTERM": default, "SIGCHLD": default}
+
+
+def test_what_a_background_server_ignores_agents_hear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored = (signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    supervisor = Supervisor(tmp_path / "scratch", tmp_path / "code")
+    try:
+        supervisor.start()
+        outcome = Sandbox(supervisor, tmp_path / "code", tmp_path / "scratch").run(
+            "import os\ndef handle(number): os.kill(os.getpid(), number)", int(signal.SIGQUIT)
+        )
+    finally:
+        supervisor.stop()
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
+    assert outcome.reason is StopReason.KILLED_BY_SIGNAL
+    assert "SIGQUIT" in outcome.message
 
 
 def test_kernel_confirms_no_new_privileges(sandbox: Sandbox) -> None:

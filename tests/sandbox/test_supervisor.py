@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from anymind_lite.sandbox.in_server import conversation, supervisor
+from anymind_lite.sandbox.in_server import conversation, scratch, supervisor
 from anymind_lite.sandbox.in_server.outcome import Observed, Outcome, StopReason, read_outcome
-from anymind_lite.sandbox.policy import Tier
+from anymind_lite.sandbox.policy import MEGABYTE, Tier
 from tests.processes import descendants, is_running
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.layers.children import missing
@@ -156,6 +156,17 @@ def test_scratch_folder_without_a_quota_is_watched(plain: Sandbox, name: str) ->
     assert outcome.reason is StopReason.OUTPUT_TOO_LARGE, outcome
     assert "in its scratch folder" in outcome.message
     assert list(plain.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("lost", "ends"), [(499, False), (501, True)])
+def test_disk_that_loses_half_its_room_is_saved(
+    plain: Sandbox, monkeypatch: pytest.MonkeyPatch, lost: int, ends: bool
+) -> None:
+    rooms = iter([1000 * MEGABYTE])
+    monkeypatch.setattr(scratch, "_room", lambda _: next(rooms, (1000 - lost) * MEGABYTE))
+    outcome = plain.run(RETURNS, scratch_bytes=MEGABYTE)
+    assert (outcome.reason is StopReason.OUTPUT_TOO_LARGE) is ends, outcome
+    assert ends == (f"The disk lost {lost} MB of its room" in outcome.message)
 
 
 def test_run_waits_for_the_next_zygote(either: Sandbox) -> None:

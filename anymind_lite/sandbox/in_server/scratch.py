@@ -15,7 +15,8 @@ from anymind_lite.sandbox.protocol import let_agents_pass
 
 logger = logging.getLogger(__name__)
 
-# How much of the disk's room may go while a run may keep so much: others write as well.
+# Half of the disk's room may go during a run, and at least so many times what it may keep: others
+# write as well.
 _DISKS_SHARE = 8
 
 
@@ -38,7 +39,8 @@ class HostScratch:
     def fault(self, limits: Limits) -> str:
         """Return why the run must end, as a sentence; "" while it keeps to its limits."""
         lost = self._room_at_start - _room(self.path)
-        if lost > _DISKS_SHARE * limits.scratch_bytes:
+        # Nobody can tell who took it, so this ends neighbours too: only to save the disk itself.
+        if lost > max(_DISKS_SHARE * limits.scratch_bytes, self._room_at_start // 2):
             return f"The disk lost {lost // MEGABYTE:,} MB of its room while the agent ran."
         try:
             check_tree(self.path, max_entries=limits.scratch_files, max_bytes=limits.scratch_bytes)

@@ -47,6 +47,7 @@ def _serve() -> Birth | None:
     sys.argv, sys.orig_argv = [""], [""]  # where the server is installed is no agent's business
     sys.executable = os.path.realpath(sys.executable)  # of an environment, a link to elsewhere
     site.setquit()  # -S leaves out exit() and quit(), which people's code calls
+    _hear_all_signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # only the server's hang-up ends it
     ground = find_ground(why_no_cgroups)
@@ -61,6 +62,16 @@ def _serve() -> Birth | None:
     _tell(control, ground)
     os.chdir("/")
     return serve(control, walls)
+
+
+def _hear_all_signals() -> None:
+    """Put back what the server may have been started with, as in the background of a shell.
+
+    An ignored signal stays ignored in all that is forked (signal(7)). Python ignores two by itself.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _tell(control: socket.socket, ground: Ground) -> None:

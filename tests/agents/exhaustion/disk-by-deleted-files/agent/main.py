@@ -1,5 +1,4 @@
 import os
-import time
 
 
 def handle(payload):
@@ -12,6 +11,5 @@ def handle(payload):
                 total += kept[-1].write(bytes(1 << 20))
     except OSError:
         pass
-    time.sleep(1)  # the disk is as full as it gets, and seen to be
     achieved = ["more_than_100_mb"] if total > 100 << 20 else []
     return {"achieved": achieved, "tried": ["more_than_100_mb"], "total": total}
