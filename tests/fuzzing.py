@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +13,17 @@ import pytest
 _ROUND = 200  # examples that are made from one seed: the clock is looked at in between
 
 
-def fuzz(strategy: Any, check: Callable[[Any], None]) -> int:
+def fuzz(strategy: Any, check: Callable[[Any], None], *, usual_seconds: float = 1.0) -> int:
     """Try `check` with what `strategy` makes; return how often. A failure is shown shrunk.
 
     Every run draws anew, and what it fails with can be put into a test of its own.
     """
     from hypothesis import HealthCheck, given, seed, settings
+    from hypothesis.configuration import set_hypothesis_home_dir
 
-    deadline = time.monotonic() + float(os.environ.get("ANYMIND_FUZZ_SECONDS", "1"))
+    # What hypothesis keeps for itself is no part of the project's folder.
+    set_hypothesis_home_dir(Path(tempfile.gettempdir(), f"hypothesis-{os.getuid()}"))
+    deadline = time.monotonic() + float(os.environ.get("ANYMIND_FUZZ_SECONDS", usual_seconds))
     tried = 0
 
     def count_and_check(value: Any) -> None:

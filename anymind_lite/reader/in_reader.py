@@ -21,7 +21,8 @@ if __name__ == "__main__":
 
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.reader import in_reading
-from anymind_lite.reader.in_reading import Reading, Walls, die_with_parent, find_walls
+from anymind_lite.reader.in_reading import Reading, Walls, find_walls
+from anymind_lite.sandbox.in_child.layers.posix import die_with_parent
 from anymind_lite.sandbox.protocol import receive_message, send_message
 
 # Python imports a codec when it is first used; these are what the readers and `quoted` use.

@@ -9,8 +9,6 @@ import errno
 import json
 import os
 import resource
-import signal
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -24,21 +22,18 @@ from anymind_lite.archive import (
 from anymind_lite.errors import BuildError
 from anymind_lite.manifest import MAX_MANIFEST_BYTES, load_manifest
 from anymind_lite.reader.answer import MAX_TEXT_CHARS
-from anymind_lite.sandbox.in_child.layers import linux_landlock, linux_seccomp
+from anymind_lite.sandbox.in_child.layers import linux_landlock, linux_seccomp, posix
 from anymind_lite.sandbox.in_child.layers.linux_bpf import Program
 from anymind_lite.sandbox.in_child.layers.linux_calls import (
     PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
-    PR_SET_PDEATHSIG,
     prctl,
 )
 from anymind_lite.sandbox.policy import MEGABYTE
-from anymind_lite.sandbox.protocol import SANDBOX_GID, SANDBOX_UID
 
 _ADDRESS_SPACE_BYTES = 512 * MEGABYTE
 _DATA_BYTES = 256 * MEGABYTE
 _OPEN_FILES = 32
-_IS_LINUX = sys.platform == "linux"
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _OUT_OF_MEMORY = (
     "Reading the archive takes more memory than there is for it; make it of fewer and simpler "
@@ -152,10 +147,10 @@ def confine(reading: Reading, walls: Walls) -> None:
     """
     _keep_descriptors(reading)
     os.setsid()
-    _leave_root()
-    die_with_parent(reading.guard_pid)
+    posix.leave_root()
+    posix.die_with_parent(reading.guard_pid)
     _limit_resources(reading)
-    if _IS_LINUX:
+    if posix.IS_LINUX:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         prctl(PR_SET_DUMPABLE, 0)
     if reading.folder_fd is not None:
@@ -167,30 +162,11 @@ def confine(reading: Reading, walls: Walls) -> None:
         linux_seccomp.install(walls.system_calls, os.getpid())
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Be killed when the parent dies, also when it died before this line."""
-    if _IS_LINUX:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        raise OSError(errno.ESRCH, "the parent is gone")
-
-
 def _keep_descriptors(reading: Reading) -> None:
     """Close all but the reading's own; the standard streams lead nowhere."""
     os.dup2(1, 2)  # the server started the reader with its output on the null device
     kept = [reading.answer_fd, reading.archive_fd, reading.folder_fd]
-    first = 3
-    for fd in sorted(fd for fd in kept if fd is not None):
-        os.closerange(first, fd)
-        first = fd + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-
-
-def _leave_root() -> None:
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(SANDBOX_GID, SANDBOX_GID, SANDBOX_GID)
-        os.setresuid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
+    posix.close_all_but([fd for fd in kept if fd is not None], first=3)
 
 
 def _limit_resources(reading: Reading) -> None:
@@ -207,11 +183,4 @@ def _limit_resources(reading: Reading) -> None:
         # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
         (resource.RLIMIT_CPU, cpu, cpu + 1),
     ):
-        _limit(which, soft, hard)
-
-
-def _limit(which: int, soft: int, hard: int) -> None:
-    _soft, highest = resource.getrlimit(which)
-    if highest != resource.RLIM_INFINITY:
-        soft, hard = min(soft, highest), min(hard, highest)
-    resource.setrlimit(which, (soft, hard))
+        posix.limit(which, soft, hard)

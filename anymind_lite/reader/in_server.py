@@ -35,6 +35,7 @@ from anymind_lite.sandbox.policy import MEGABYTE
 from anymind_lite.sandbox.protocol import (
     SANDBOX_GID,
     SANDBOX_UID,
+    hang_up,
     receive_message,
     send_message,
 )
@@ -87,7 +88,7 @@ class _Reading:
 
     def cancel(self) -> None:
         self.is_cancelled = True
-        _hang_up(self.lease)
+        hang_up(self.lease)
 
 
 class Reader:
@@ -210,7 +211,7 @@ class Reader:
             if answer_fd in events and not self._take(answer_fd, answer):
                 poller.unregister(answer_fd)
                 if len(answer) > self._max_answer_bytes:
-                    _hang_up(lease)
+                    hang_up(lease)
             if lease.fileno() in events:
                 told = _receive_end(lease)
                 while self._take(answer_fd, answer):
@@ -349,11 +350,3 @@ def _nonsense(exc: BadAnswer) -> BuildError:
     """Return what the sender hears; the operator hears what it means."""
     logger.error("event=reading_answered_nonsense what=%r", str(exc))
     return BuildError(f"The archive could not be read; {_MAKE_IT_AGAIN}.")
-
-
-def _hang_up(lease: socket.socket) -> None:
-    # Half of it: the guard reads the end of the stream, kills, and can still answer.
-    try:
-        lease.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # The guard is gone: the reading is over.

@@ -246,6 +246,14 @@ def receive_message(sock: socket.socket, max_fds: int = 5) -> tuple[dict[str, An
     return message, fds
 
 
+def hang_up(lease: socket.socket) -> None:
+    """Say "kill it": end one's own half of a lease, over which the other end can still answer."""
+    try:
+        lease.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # The other end has closed it: it is over.
+
+
 def _parse_message(text: bytes) -> dict[str, Any]:
     try:
         message = json.loads(text)

@@ -198,7 +198,7 @@ def test_the_archive_cannot_be_changed(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wall", ["linux_landlock.restrict", "linux_seccomp.install", "_leave_root"]
+    "wall", ["linux_landlock.restrict", "linux_seccomp.install", "posix.leave_root"]
 )
 @needs_both_walls
 def test_nothing_is_read_when_a_wall_cannot_be_put_up(

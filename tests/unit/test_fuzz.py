@@ -9,57 +9,42 @@ The number of inputs is printed.
 """
 
 import gzip
-import os
 import random
 import resource
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.fuzzing import needs_hypothesis
+from tests.fuzzing import fuzz, needs_hypothesis
 from tests.unit import test_archive as archives
 from tests.unit import test_manifest as manifests
 
 needs_hypothesis()
 
-from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from hypothesis.configuration import set_hypothesis_home_dir  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-# What hypothesis keeps for itself is no part of the project's folder.
-set_hypothesis_home_dir(Path(tempfile.gettempdir(), f"hypothesis-{os.getuid()}"))
-
-SECONDS = float(os.environ.get("ANYMIND_FUZZ_SECONDS", "10"))
-ROUND_INPUTS = 500
-ROUND = settings(
-    max_examples=ROUND_INPUTS,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
 # What an allocator may keep; a leak of a few KB an input would be over it within a minute.
 MAX_GROWTH_BYTES = 64 * 2**20
+WARM_INPUTS = 100
 
 
-def fuzz(check: Callable[[], None], name: str) -> None:
-    """Run a hypothesis test with new seeds until the time is up; memory must not grow."""
-    first = random.SystemRandom().getrandbits(32)
-    began, rounds, warm = time.monotonic(), 0, 0
-    while time.monotonic() - began < SECONDS:
-        seed(first + rounds)(check)()
-        rounds += 1
-        warm = warm or peak_bytes()
-    print(
-        f"{name}: {rounds * ROUND_INPUTS} inputs in {time.monotonic() - began:.0f} s, seed {first}"
-    )
-    assert peak_bytes() - warm < MAX_GROWTH_BYTES
+def fuzz_in_bounded_memory(strategy: Any, check: Callable[[Any], object]) -> None:
+    """Try `check` with new input until the time is up; memory must not grow once it is warm."""
+    peaks: list[int] = []
+
+    def check_and_weigh(value: Any) -> None:
+        check(value)
+        if len(peaks) < WARM_INPUTS:
+            peaks.append(peak_bytes())
+
+    assert fuzz(strategy, check_and_weigh, usual_seconds=10.0) >= WARM_INPUTS
+    assert peak_bytes() - peaks[-1] < MAX_GROWTH_BYTES
 
 
 def peak_bytes() -> int:
@@ -132,13 +117,11 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_any_archive_is_unpacked_or_refused(folder: Path) -> None:
-    @ROUND
-    @given(st.one_of(made_uploads(), MUTANTS, st.binary(max_size=200)))
     def check(upload: bytes) -> None:
         shutil.rmtree(folder / "nest", ignore_errors=True)  # of an example that failed
         archives.unpack_or_refuse(upload, folder)
 
-    fuzz(check, "archives")
+    fuzz_in_bounded_memory(st.one_of(made_uploads(), MUTANTS, st.binary(max_size=200)), check)
 
 
 # --- manifests ---
@@ -178,9 +161,5 @@ MANIFEST_MUTANTS = st.integers(0, 2**64).map(lambda n: manifests.mutant(random.R
 
 
 def test_any_manifest_is_read_or_refused() -> None:
-    @ROUND
-    @given(st.one_of(TEXTS, MANIFEST_MUTANTS, st.binary(max_size=100), st.text(max_size=300)))
-    def check(text: str | bytes) -> None:
-        manifests.read_or_refuse(text)
-
-    fuzz(check, "manifests")
+    texts = st.one_of(TEXTS, MANIFEST_MUTANTS, st.binary(max_size=100), st.text(max_size=300))
+    fuzz_in_bounded_memory(texts, manifests.read_or_refuse)

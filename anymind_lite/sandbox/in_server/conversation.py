@@ -19,7 +19,14 @@ from anymind_lite.sandbox.in_server.log_buffer import LogBuffer
 from anymind_lite.sandbox.in_server.outcome import Observed, max_report_bytes
 from anymind_lite.sandbox.in_server.scratch import HostScratch
 from anymind_lite.sandbox.policy import Limits
-from anymind_lite.sandbox.protocol import MARK, Ground, Job, receive_message, send_message
+from anymind_lite.sandbox.protocol import (
+    MARK,
+    Ground,
+    Job,
+    hang_up,
+    receive_message,
+    send_message,
+)
 
 _READ_BYTES = 1 << 16
 # The zygote keeps the deadline; this much later the supervisor kills by itself, and this much
@@ -92,12 +99,8 @@ class Conversation:
         self._hang_up()
 
     def _hang_up(self) -> None:
-        # Half of it: the zygote reads the end of the stream, kills, and can still answer.
         if self._lease is not None:
-            try:
-                self._lease.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # The zygote has closed it: the job is over.
+            hang_up(self._lease)
 
     def drive(self, kill_zygote: Callable[[], None]) -> None:
         """Read everything until the zygote reports the exit, or has failed to."""

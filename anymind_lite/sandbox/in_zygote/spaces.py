@@ -20,7 +20,6 @@ from anymind_lite.sandbox.protocol import (
     INNER_GID,
     INNER_UID,
     SAFE_FD,
-    SANDBOX_GID,
     SANDBOX_UID,
     SCRATCH_DIR,
     Need,
@@ -75,12 +74,7 @@ def _open_proc() -> int:
 
 def become_sandbox_user(code_dir: str) -> None:
     """Leave root for good; what is read next must be open to everyone. Raises OSError."""
-    try:
-        os.setgroups([])
-        os.setresgid(SANDBOX_GID, SANDBOX_GID, SANDBOX_GID)
-        os.setresuid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
-    except OSError as exc:
-        raise OSError(exc.errno, f"becoming uid {SANDBOX_UID}: {exc.strerror}") from exc
+    posix.leave_root()
     # A change of uid clears it, and the id maps of an undumpable process are root's (proc(5)).
     if sys.platform == "linux":
         linux.prctl(linux.PR_SET_DUMPABLE, 1)

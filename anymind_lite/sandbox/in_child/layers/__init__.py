@@ -114,7 +114,7 @@ LAYERS = (
         Need.INIT,
     ),
     Layer("session", "no terminal; one signal ends the whole group", posix.enter_session),
-    Layer("parent_death", "does not outlive the zygote", posix.die_with_parent),
+    Layer("parent_death", "does not outlive the zygote", posix.die_with_zygote),
     Layer("rlimits", "bounded CPU, memory, file size, open files", posix.limit_resources),
     Layer("no_new_privs", "set-uid programs give nothing", posix.refuse_new_privileges),
     Layer("not_dumpable", "no core files; not traceable", posix.refuse_tracing),

@@ -1,11 +1,12 @@
-"""Layers that every Linux has without privileges (and macOS in part).
+"""Layers that every Linux has without privileges (and macOS in part), and what they are made of.
 
-Runs in the child, before agent code. Linux-only calls are skipped elsewhere, which is what tier C
-means.
+Runs in the child, before agent code; the parts without a confinement also in a reading and before
+the zygote serves. Linux-only calls are skipped elsewhere, which is what tier C means.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -19,9 +20,11 @@ from anymind_lite.sandbox.in_child.layers.linux_calls import (
     count_tasks,
     prctl,
 )
-from anymind_lite.sandbox.protocol import JOB_FD
+from anymind_lite.sandbox.protocol import JOB_FD, SANDBOX_GID, SANDBOX_UID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anymind_lite.sandbox.in_child.layers import Confinement
 
 _MOST_SIGNALS = 256  # that are queued and not delivered yet
@@ -39,41 +42,65 @@ def close_descriptors(confinement: Confinement) -> None:
 
     The one that a later layer uses and closes itself is kept for it.
     """
-    first = JOB_FD + 1
-    if confinement.is_in_namespaces:
-        os.closerange(first, confinement.proc_fd)
-        first = confinement.proc_fd + 1
+    close_all_but([confinement.proc_fd] if confinement.is_in_namespaces else [], first=JOB_FD + 1)
+
+
+def close_all_but(kept: Iterable[int], *, first: int) -> None:
+    """Close every descriptor from `first` on that is not kept."""
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = fd + 1
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
-def die_with_parent(confinement: Confinement) -> None:
-    """Be killed when the zygote dies, also when it died before this line."""
-    if not IS_LINUX:
-        return
+def die_with_zygote(confinement: Confinement) -> None:
+    """Be killed when the zygote dies. Raises OSError."""
     # A change of user namespace may clear it, so it is set after it. (prctl(2))
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != confinement.parent_pid:
-        raise OSError("the zygote is gone")
+    if IS_LINUX:
+        die_with_parent(confinement.parent_pid)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Be killed when the parent dies, also when it died before this line. Raises OSError."""
+    if IS_LINUX:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        raise OSError(errno.ESRCH, "the parent is gone")
+
+
+def leave_root() -> None:
+    """Become the user of a root server's sandbox, for good; others stay who they are.
+
+    Raises OSError.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        os.setgroups([])
+        os.setresgid(SANDBOX_GID, SANDBOX_GID, SANDBOX_GID)
+        os.setresuid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
+    except OSError as exc:
+        raise OSError(exc.errno, f"becoming uid {SANDBOX_UID}: {exc.strerror}") from exc
 
 
 def limit_resources(confinement: Confinement) -> None:
     """Set the rlimits. Raises OSError."""
     limits = confinement.limits
     os.umask(0o077)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
-    _limit(resource.RLIMIT_NOFILE, limits.open_files)
-    _limit(resource.RLIMIT_AS, limits.address_space_bytes)
-    _limit(resource.RLIMIT_DATA, limits.data_bytes)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, limits.file_bytes)
+    limit(resource.RLIMIT_NOFILE, limits.open_files)
+    limit(resource.RLIMIT_AS, limits.address_space_bytes)
+    limit(resource.RLIMIT_DATA, limits.data_bytes)
     if IS_LINUX:  # counted for the whole user: who takes all leaves none to the neighbours
-        _limit(resource.RLIMIT_SIGPENDING, _MOST_SIGNALS)
-        _limit(resource.RLIMIT_MSGQUEUE, 0)
+        limit(resource.RLIMIT_SIGPENDING, _MOST_SIGNALS)
+        limit(resource.RLIMIT_MSGQUEUE, 0)
         # What some desktops give their users: real time, and priority over others.
-        _limit(resource.RLIMIT_RTPRIO, 0)
-        _limit(resource.RLIMIT_NICE, 0)
-        _limit(resource.RLIMIT_NPROC, _most_tasks(confinement))
+        limit(resource.RLIMIT_RTPRIO, 0)
+        limit(resource.RLIMIT_NICE, 0)
+        limit(resource.RLIMIT_NPROC, _most_tasks(confinement))
     # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
+    limit(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1)
 
 
 def _most_tasks(confinement: Confinement) -> int:
@@ -86,11 +113,13 @@ def _most_tasks(confinement: Confinement) -> int:
     return others + confinement.limits.processes
 
 
-def _limit(which: int, value: int) -> None:
-    _soft, hard = resource.getrlimit(which)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(which, (value, value))
+def limit(which: int, soft: int, hard: int | None = None) -> None:
+    """Lower an rlimit, `hard` to `soft` if not given; what was lower before stays."""
+    hard = soft if hard is None else hard
+    _soft, highest = resource.getrlimit(which)
+    if highest != resource.RLIM_INFINITY:
+        soft, hard = min(soft, highest), min(hard, highest)
+    resource.setrlimit(which, (soft, hard))
 
 
 def refuse_new_privileges(_: Confinement) -> None:
