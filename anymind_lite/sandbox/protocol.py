@@ -24,9 +24,9 @@ MAX_CONTROL_BYTES = 16384
 # Received descriptors are closed on exec, as all of Python's own are; macOS has no such flag.
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
-# What a child writes before its report, when every layer stands and agent code is about to be run:
-# what comes after it is hostile, and what came before was ours.
-MARK = b"\x06"
+# What a child writes over the first byte of its job, a zero, when every layer stands and agent code
+# is about to be run: what is reported after it is hostile, and what came before was ours.
+_MARK = b"\x06"
 
 # Where a child finds its descriptors after it has laid them out.
 REPORT_FD = 3
@@ -191,6 +191,20 @@ def read_job(fd: int) -> tuple[Job, Places]:
     fields["mode"] = Mode(fields["mode"])
     fields["limits"] = Limits(**fields["limits"])
     return Job(**fields), Places(**message["places"])
+
+
+def mark_begun(fd: int) -> None:
+    """Mark a job as begun: agent code comes next, and must not have the descriptor.
+
+    Not a word in the report's pipe: without namespaces an agent can open its own again and take it
+    back. (the attack "open again" of leakage/output-of-others)
+    """
+    os.pwrite(fd, _MARK, 0)
+
+
+def has_begun(fd: int) -> bool:
+    """Tell whether the child has marked its job."""
+    return os.pread(fd, len(_MARK), 0) == _MARK
 
 
 def read_to_end(fd: int) -> bytes:

@@ -18,11 +18,11 @@ from typing import Any
 from anymind_lite.sandbox.protocol import (
     HEADER,
     JOB_FD,
-    MARK,
     REPORT_FD,
     Job,
     Mode,
     ReportKind,
+    mark_begun,
     read_to_end,
 )
 
@@ -47,7 +47,7 @@ class _Failed(Exception):
 
 def run(job: Job) -> None:
     """Carry the job out and report. The frame is the last thing written."""
-    _write_all(REPORT_FD, MARK)
+    mark_begun(JOB_FD)
     body = _carry_out(job)
     _flush_streams()
     _write_frame(body)

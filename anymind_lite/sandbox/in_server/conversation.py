@@ -20,10 +20,10 @@ from anymind_lite.sandbox.in_server.outcome import Observed, max_report_bytes
 from anymind_lite.sandbox.in_server.scratch import HostScratch
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import (
-    MARK,
     Ground,
     Job,
     hang_up,
+    has_begun,
     receive_message,
     send_message,
 )
@@ -44,8 +44,9 @@ class Conversation:
         self._resources = ExitStack()
         self._log = LogBuffer(limits.log_kept_bytes)
         self._report = bytearray()
-        self._max_report_bytes = len(MARK) + max_report_bytes(limits)
+        self._max_report_bytes = max_report_bytes(limits)
         self._lease: socket.socket | None = None
+        self._job_fd: int | None = None
         self._pidfd: int | None = None
         self._exit: dict[str, int] | None = None
         self._failure = ""
@@ -73,9 +74,9 @@ class Conversation:
             self._lease, lease_end = socket.socketpair()
             self._resources.enter_context(self._lease)
             theirs.enter_context(lease_end)
-            job_fd = _anonymous_file(text)
-            theirs.callback(os.close, job_fd)
-            fds = [lease_end.fileno(), report_end, log_end, job_fd]
+            self._job_fd = _anonymous_file(text)
+            self._resources.callback(os.close, self._job_fd)
+            fds = [lease_end.fileno(), report_end, log_end, self._job_fd]
             fds += [self.cgroup.procs_fd] if self.cgroup else []
             message = {
                 "wall_seconds": self._limits.wall_seconds,
@@ -215,11 +216,12 @@ class Conversation:
         started and never reported it is a timeout nevertheless.
         """
         seen = self._exit or {}
-        has_outrun = self._is_overdue and self._pidfd is not None and self._report == MARK
+        begun = self._job_fd is not None and has_begun(self._job_fd)
+        has_outrun = self._is_overdue and self._pidfd is not None and begun and not self._report
         return Observed(
             status=seen.get("status"),
-            report=bytes(self._report.removeprefix(MARK)),
-            has_begun=self._report.startswith(MARK),
+            report=bytes(self._report),
+            has_begun=begun,
             logs=self._log.text(),
             is_timed_out=self._is_overdue or bool(seen.get("timed_out")),
             is_cancelled=self._is_cancelled,
