@@ -22,7 +22,12 @@ from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
 from anymind_lite.services.executions import Executor
 from anymind_lite.services.limits import operator_caps, operator_limits
-from anymind_lite.services.recovery import hint_queued, recover_at_start, requeue_orphans
+from anymind_lite.services.recovery import (
+    hint_queued,
+    recover_at_start,
+    requeue_orphans,
+    sweep_artifacts,
+)
 from anymind_lite.services.slots import SlotPool
 from anymind_lite.storage import ArtifactStore
 from anymind_lite.tasks import BuildQueue
@@ -120,6 +125,7 @@ class Backend:
         database = open_database(settings.database_path)
         undo(database.close_all)
         recover_at_start()
+        sweep_artifacts(self.store)
         self._builder.begin()
         self.build_queue.start()
         undo(self.build_queue.stop)
