@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import stat
 import tempfile
@@ -69,6 +70,22 @@ class TestWriteDurable:
         monkeypatch.undo()
         assert path.read_bytes() == b"old"
         assert names_in(tmp_path) == ["file"]
+
+    def test_what_a_killed_writer_left_is_replaced(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                monkeypatch.setattr(os, "fsync", lambda _fd: os.kill(os.getpid(), signal.SIGKILL))
+                write_durable(tmp_path / "file", b"half of it")
+            finally:
+                os._exit(0)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        assert len(names_in(tmp_path)) == 1
+        write_durable(tmp_path / "file", b"new")
+        assert names_in(tmp_path) == ["file"]
+        assert (tmp_path / "file").read_bytes() == b"new"
 
     def test_folder_in_the_way_leaves_no_temporary_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").mkdir()
