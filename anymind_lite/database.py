@@ -90,7 +90,8 @@ def _check_health(opened: ServerDatabase, path: Path) -> None:
             "Restore it from a backup, or move it away."
         ) from exc
     if verdict != "ok":
-        raise StartupError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
+        what = " ".join(verdict.split())  # it may have several lines
+        raise StartupError(f"The database {path} is damaged ({what}). Restore it from a backup.")
 
 
 def _migrate(opened: ServerDatabase, path: Path) -> None:

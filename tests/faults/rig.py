@@ -59,7 +59,8 @@ class Promises:
     uploads: dict[int, tuple[Row, str]] = field(default_factory=dict)  # row, SHA-256
     ends: dict[int, Row] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
-    in_deletion: set[int] = field(default_factory=set)  # asked for, not answered
+    in_deletion: set[int] = field(default_factory=set)  # asked for, perhaps not answered
+    conflicts: list[str] = field(default_factory=list)  # two answers that cannot both be true
 
     def copy(self) -> "Promises":
         """Return what was promised up to now."""
@@ -70,6 +71,7 @@ class Promises:
             dict(self.ends),
             set(self.deleted),
             set(self.in_deletion),
+            list(self.conflicts),
         )
 
     def is_kept_for(self, agent_id: int) -> bool:
@@ -79,6 +81,12 @@ class Promises:
     def uploads_to_keep(self) -> list[tuple[Row, str]]:
         """Return what was uploaded to agents that nobody deletes."""
         return [one for one in self.uploads.values() if self.is_kept_for(one[0]["agent_id"])]
+
+
+def told(end: Row) -> Row:
+    """Return what may not change any more of an execution that ended."""
+    loose = {"agent", *(_TRACES if end["status"] == "cancelled" else ())}
+    return {name: value for name, value in end.items() if name not in loose}
 
 
 @dataclass
@@ -126,7 +134,9 @@ class Client:
         return answer
 
     def _note_end(self, agent_id: int, row: Row) -> None:
-        self.promises.ends.setdefault(row["id"], {**row, "agent": agent_id})
+        first = self.promises.ends.setdefault(row["id"], {**row, "agent": agent_id})
+        if told(first) != told(row):
+            self.promises.conflicts.append(f"execution: {told(first)} and {told(row)}")
 
     def delete(self, agent_id: int) -> Answer:
         """Delete an agent; from the question on nothing of it needs to be there."""
@@ -217,19 +227,25 @@ class Inspection:
     promises: Promises
     mutants: Sequence[str] = ()
     settle_seconds: float = SETTLE_SECONDS
-    settings: Mapping[str, str] = field(default_factory=dict)
+    may_complain: bool = False  # with a traceback in its log
 
     def __post_init__(self) -> None:
-        self.violations: list[str] = []
+        self.violations: list[str] = list(self.promises.conflicts)
 
     def run(self) -> list[str]:
         """Return every violation."""
-        doomed = Doomed(self.data, mutants=self.mutants, settings=self.settings)
+        live = Doomed(self.data, mutants=self.mutants).live
         try:
-            with doomed.live as live:
-                self._look_at_rows(client_of(live, self.promises))
+            live.start()
         except AssertionError as exc:
-            self._found(f"the server does not start or stop: {exc}")
+            live.stop(signal.SIGKILL)
+            return [*self.violations, f"the server does not start: {exc}"]
+        try:
+            self._look_at_rows(client_of(live, self.promises))
+        finally:
+            status = live.stop()
+        if status != 0 or ("Traceback" in live.output and not self.may_complain):
+            self._found(f"the server ended with {status}:\n{live.output}")
         self._look_at_database()
         self._look_at_files()
         self.violations += leftover_processes()
@@ -247,6 +263,9 @@ class Inspection:
         for end in self.promises.ends.values():
             if self.promises.is_kept_for(end["agent"]):
                 self._look_at_end(client.api, end)
+        for agent_id in filter(self.promises.is_kept_for, self.promises.agents):
+            if client.api.call("GET", f"/api/v1/agents/{agent_id}").status != 200:
+                self._found(f"agent {agent_id} was acknowledged and is lost")
         for agent_id in self.promises.deleted:
             if client.api.call("GET", f"/api/v1/agents/{agent_id}").status != 404:
                 self._found(f"agent {agent_id} was deleted and is back")
@@ -291,11 +310,8 @@ class Inspection:
         if answer.status != 200:
             self._found(f"execution {end['id']} was answered and is lost")
             return
-        loose = {"agent", *(_TRACES if end["status"] == "cancelled" else ())}
-        told = {name: value for name, value in end.items() if name not in loose}
-        now = {name: value for name, value in answer.json.items() if name not in loose}
-        if told != now:
-            self._found(f"execution {end['id']} changed: {told} became {now}")
+        if told(end) != told(answer.json):
+            self._found(f"execution changed: {told(end)} became {told(answer.json)}")
 
     def _look_at_old_agents(self, client: Client) -> None:
         query = "SELECT id FROM agent WHERE current_version_id IS NOT NULL"
