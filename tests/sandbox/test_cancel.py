@@ -3,13 +3,12 @@
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 
 from anymind_lite.sandbox.in_server.outcome import StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
-from anymind_lite.sandbox.policy import Limits
-from anymind_lite.sandbox.protocol import Job, Mode
 from tests.processes import descendants, is_running
 from tests.sandbox.background import Background, zygote_of
 from tests.sandbox.conftest import Sandbox
@@ -18,7 +17,7 @@ from tests.waiting import wait_for
 # No test waits that long: an end that comes sooner is not the end of the grace.
 LONG_SECONDS = 50.0
 SOON_MS = 25_000
-NO_HURRY = {"wall_seconds": 60.0, "cpu_seconds": 60}
+NO_HURRY: dict[str, Any] = {"wall_seconds": 60.0, "cpu_seconds": 60}
 
 FOREVER = "def handle(payload):\n    print('ready')\n    while True: pass"
 CLEANS_UP = """
@@ -119,7 +118,9 @@ def test_grace_is_all_that_a_stubborn_agent_gets(either: Sandbox, how: str) -> N
 
 def test_cancel_does_not_wait_for_a_grace_and_nobody_else_does(either: Sandbox) -> None:
     run, pids = run_in_background(either, IGNORES)
+    asked_at = time.monotonic()
     assert either.supervisor.cancel("victim", grace_seconds=LONG_SECONDS)
+    assert time.monotonic() - asked_at < 2.0
     assert either.run("def handle(payload): return 1").reason is StopReason.RETURNED
     assert set(running(pids)) == pids
     assert either.supervisor.cancel("victim")
@@ -204,10 +205,11 @@ def serve_in_a_grace(sandbox: Sandbox, writable: int) -> None:
 
 
 def test_job_that_was_not_handed_over_gets_no_grace(either: Sandbox) -> None:
-    supervisor = either.supervisor
-    job = Job(Mode.EXECUTE, Limits(), str(either.folder / "none"), "main:handle")
-    outcome = supervisor.run(
-        job, key="early", is_wanted=lambda: supervisor.cancel("early", grace_seconds=LONG_SECONDS)
+    outcome = either.run(
+        IGNORES,
+        key="early",
+        is_wanted=lambda: either.supervisor.cancel("early", grace_seconds=LONG_SECONDS),
+        **NO_HURRY,
     )
     assert outcome.reason is StopReason.CANCELLED
     assert outcome.duration_ms < SOON_MS
@@ -221,8 +223,8 @@ def test_agent_that_has_not_begun_gets_no_grace(either: Sandbox) -> None:
     wait_for(lambda: conversation.ground, "the job to be handed over")
     assert either.supervisor.cancel("victim", grace_seconds=LONG_SECONDS)
     os.kill(zygote_of(either), signal.SIGCONT)
-    outcome = run.outcome()
-    assert (outcome.reason, outcome.logs) == (StopReason.CANCELLED, "")
+    outcome = run.outcome()  # it may have begun before the kill
+    assert outcome.reason is StopReason.CANCELLED
     assert outcome.duration_ms < SOON_MS
 
 
