@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anymind_lite.sandbox.in_server import conversation
 from anymind_lite.sandbox.in_server.outcome import StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from tests.processes import descendants, is_running
@@ -153,7 +154,8 @@ def test_second_grace_changes_nothing(either: Sandbox) -> None:
     assert outcome.duration_ms < SOON_MS
 
 
-def test_wall_limit_holds_in_a_grace(either: Sandbox) -> None:
+def test_wall_limit_holds_in_a_grace(either: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "_OWN_KILL_SECONDS", LONG_SECONDS)  # the zygote's, that is
     run, pids = run_in_background(either, IGNORES, wall_seconds=3.0)
     either.supervisor.cancel("victim", grace_seconds=LONG_SECONDS)
     outcome = run.outcome()
@@ -219,8 +221,8 @@ def test_agent_that_has_not_begun_gets_no_grace(either: Sandbox) -> None:
     assert either.run("def handle(payload): return 1").reason is StopReason.RETURNED
     os.kill(zygote_of(either), signal.SIGSTOP)
     run = Background(either, IGNORES, key="victim", **NO_HURRY)
-    conversation = run.conversation()
-    wait_for(lambda: conversation.ground, "the job to be handed over")
+    its_own = run.conversation()
+    wait_for(lambda: its_own.ground, "the job to be handed over")
     assert either.supervisor.cancel("victim", grace_seconds=LONG_SECONDS)
     os.kill(zygote_of(either), signal.SIGCONT)
     outcome = run.outcome()  # it may have begun before the kill
