@@ -313,13 +313,13 @@ def close_execution(execution_id: int, code: ErrorCode, message: str) -> bool:
 
 
 def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Execution:
-    """Cancel a pending or running execution and kill its processes; a finished one is unchanged.
+    """Cancel a pending or running execution; a finished one is unchanged.
 
     The row is decided first: whatever the agent still reports loses against it.
     """
     get_execution(user, execution_id)
     close_execution(execution_id, ErrorCode.CANCELLED, "The execution was cancelled.")
-    executor.stop(execution_id)
+    executor.cancel(execution_id)
     return get_execution(user, execution_id)
 
 

@@ -97,7 +97,7 @@ class Executor:
         deadline = time.monotonic() + _INTERRUPT_SECONDS
         for execution_id in tuple(self._held):
             if time.monotonic() < deadline:  # past it the sandbox itself is stuck
-                self._kill(execution_id)
+                self.kill(execution_id)
 
     def end(self) -> None:
         """End the threads, when nothing runs any more."""
@@ -175,17 +175,25 @@ class Executor:
             return replace(outcome, reason=StopReason.SERVER_ENDED, message=INTERRUPTED)
         return outcome
 
-    def stop(self, execution_id: int) -> None:
-        """End an execution wherever it is: waiting, unpacking or running. Its row is final."""
+    def cancel(self, execution_id: int) -> None:
+        """End an execution wherever it is: waiting, unpacking or running. Its row is final.
+
+        Agent code hears of it by SIGTERM and may take two seconds, which nobody waits for here.
+        """
+        self._stop(execution_id, grace_seconds=_CANCEL_GRACE_SECONDS)
+
+    def kill(self, execution_id: int) -> None:
+        """End an execution likewise, at once: when this returns nothing of it runs any more."""
+        self._stop(execution_id, grace_seconds=0.0)
+
+    def _stop(self, execution_id: int, *, grace_seconds: float) -> None:
         place = self._held.get(execution_id)
         if place is not None:
             place.reservation.abandon()
-        self._kill(execution_id)
+        key = _job_key(execution_id)
+        self._reader.cancel(key)
+        self._sandbox.cancel(key, grace_seconds=grace_seconds)
         self._tell(execution_id)
-
-    def _kill(self, execution_id: int) -> None:
-        self._reader.cancel(_job_key(execution_id))
-        self._sandbox.cancel(_job_key(execution_id))
 
     # --- who waits for the end of one ---
 

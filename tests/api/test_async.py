@@ -23,6 +23,7 @@ from tests.api.conftest import (
     add_execution,
     add_version,
     body_of,
+    deploy,
     detail,
     make_agent,
 )
@@ -350,3 +351,43 @@ def test_version_without_artifact_ends_in_the_background_too(
     assert (row["status"], row["error_code"]) == ("failed", "sandbox_failure")
     assert "missing on the server" in row["error_message"]
     assert (row["tier"], row["duration_ms"], row["cpu_ms"]) == (None, None, None)
+
+
+GRACE = """
+import signal, time
+
+def handle(payload):
+    def end(*_):
+        print("tidied up", flush=True)
+        {end}
+    signal.signal(signal.SIGTERM, end)
+    print("ready", flush=True)
+    while True:
+        time.sleep(60)
+"""
+
+
+def printed(backend: Backend, execution_id: int) -> str:
+    """Return what a running execution has printed so far."""
+    conversation = backend.sandbox._conversations.get(f"execution-{execution_id}")
+    return "" if conversation is None else conversation._log.text()
+
+
+@pytest.mark.parametrize("end", ["raise SystemExit", "pass"])
+def test_cancelled_agent_may_tidy_up_and_its_prints_are_kept(
+    client: FlaskClient, alice: Person, backend: Backend, end: str
+) -> None:
+    """It gets SIGTERM, and the kill if it does not end; the row is final from the first moment."""
+    agent_id = deploy(client, alice, GRACE.replace("{end}", end))
+    execution_id = begin(client, alice, agent_id)
+    path = f"/api/v1/runtime/executions/{execution_id}"
+    wait_for(lambda: "ready" in printed(backend, execution_id), "the agent to be ready")
+    assert cancel(client, alice, execution_id)["status"] == "cancelled"
+    wait_for(lambda: execution_id not in backend.executor.held, "the run to end")
+    row = body_of(client.get(path, headers=alice.by_key))
+    assert (row["status"], row["error_code"], row["logs"]) == (
+        "cancelled",
+        "cancelled",
+        "ready\ntidied up\n",
+    )
+    assert row["duration_ms"] >= 0

@@ -332,7 +332,7 @@ class TestGetAndCancel:
     ) -> None:
         row = add_execution(alice, version, status="running", output_data=None, finished_at=None)
         stopped: list[int] = []
-        monkeypatch.setattr(backend.executor, "stop", stopped.append)
+        monkeypatch.setattr(backend.executor, "cancel", stopped.append)
         path = f"{RUNTIME}/executions/{row.id}/cancel"
         answer = body_of(client.post(path, headers=alice.by_key))
         assert list(answer) == EXECUTION_KEYS
