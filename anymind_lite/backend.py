@@ -20,9 +20,11 @@ from anymind_lite.sandbox.policy import Tier
 from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
-from anymind_lite.services.executions import Executor
+from anymind_lite.services.executor import Executor
+from anymind_lite.services.idempotency import forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
 from anymind_lite.services.recovery import (
+    close_orphans,
     hint_queued,
     recover_at_start,
     requeue_orphans,
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
+_FORGET_SECONDS = 600.0
 _LAST_ROWS_SECONDS = 10.0
 
 
@@ -131,6 +134,7 @@ class Backend:
         undo(self.build_queue.stop)
         hint_queued(self.build_queue)
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
+        undo(_every(_FORGET_SECONDS, forget_expired, name="idempotency-keys"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.begin()
@@ -138,6 +142,7 @@ class Backend:
 
     def _repair(self) -> None:
         requeue_orphans(self._builder.claims)
+        close_orphans(self.executor.held)
         hint_queued(self.build_queue)
 
     def _flush_key_usage(self) -> None:
@@ -163,6 +168,7 @@ class Backend:
         self.reader.stop()
         self.sandbox.stop()
         self.executor.slots.wait_until_idle(_LAST_ROWS_SECONDS)
+        self.executor.end()
         self._resources.close()
         logger.info("event=stopped")
 

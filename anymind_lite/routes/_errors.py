@@ -14,8 +14,10 @@ from anymind_lite.errors import (
     NotAuthenticated,
     NotFound,
     Overloaded,
+    StillRunning,
     TooLarge,
 )
+from anymind_lite.routes._urls import execution_url
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    StillRunning: HTTPStatus.CONFLICT,
 }
 
 # werkzeug's own texts speak to people before a browser.
@@ -75,6 +78,8 @@ def _answer_known(status: HTTPStatus, error: Exception) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, StillRunning):
+        response.headers["Location"] = execution_url(error.execution_id)
     return response
 
 

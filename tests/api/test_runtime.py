@@ -16,18 +16,18 @@ from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.services import executions
 from anymind_lite.services.pages import Page
 from tests.api.conftest import (
+    RUNTIME,
     Person,
     add_execution,
     add_version,
     body_of,
+    deploy,
     detail,
     make_agent,
     upload,
 )
-from tests.live_server import pack_agent
 from tests.waiting import wait_for
 
-RUNTIME = "/api/v1/runtime"
 EXECUTION_KEYS = [
     "id",
     "agent_version_id",
@@ -42,6 +42,11 @@ EXECUTION_KEYS = [
     "error_code",
     "tier",
     "layers",
+    "started_at",
+    "finished_at",
+    "duration_ms",
+    "cpu_ms",
+    "max_rss_kb",
 ]
 
 
@@ -126,19 +131,6 @@ class TestExecute:
         assert response.headers["Retry-After"] == "7"
 
 
-def deploy(client: FlaskClient, person: Person, source: str) -> int:
-    """Make an agent of some source and return its id once it is built."""
-    agent_id = make_agent(client, person)
-    body_of(upload(client, person, agent_id, pack_agent(source)), 201)
-
-    def is_built() -> bool:
-        agent = body_of(client.get(f"/api/v1/agents/{agent_id}", headers=person.by_key))
-        return bool(agent["status"] == "ready")
-
-    wait_for(is_built, "the build")
-    return agent_id
-
-
 def test_cpu_time_that_is_used_up_is_told_from_wall_time(
     client: FlaskClient, alice: Person, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +212,38 @@ class TestList:
         assert listed(of_bob.id) == []
         assert listed(2**63 - 1) == []
         assert listed(0) == []
+
+    def test_filters_add_up(
+        self, client: FlaskClient, alice: Person, bob: Person, version: AgentVersion
+    ) -> None:
+        other = add_version(make_agent(client, alice), "ready")
+        failed, running, done, elsewhere = (
+            add_execution(alice, version, status="failed"),
+            add_execution(alice, version, status="running", finished_at=None),
+            add_execution(alice, version),
+            add_execution(alice, other, status="failed"),
+        )
+        add_execution(bob, add_version(make_agent(client, bob), "ready"), status="failed")
+        agent = version.agent_id
+        for query, expected in (
+            ("status=failed", [elsewhere, failed]),
+            ("status=running", [running]),
+            (f"agent_id={agent}", [done, running, failed]),
+            (f"agent_id={agent}&status=failed", [failed]),
+            (f"agent_version_id={other.id}&status=failed", [elsewhere]),
+            (f"agent_version_id={other.id}&agent_id={agent}", []),
+            (f"before_id={done.id}&limit=1", [running]),
+            (f"status=failed&before_id={elsewhere.id}", [failed]),
+            ("before_id=0", []),
+        ):
+            response = client.get(f"{RUNTIME}/executions?{query}", headers=alice.by_key)
+            assert [row["id"] for row in body_of(response)] == [row.id for row in expected], query
+
+    @pytest.mark.parametrize("value", ["", "done", "COMPLETED", "completed,failed"])
+    def test_status_must_be_one(self, client: FlaskClient, alice: Person, value: str) -> None:
+        response = client.get(f"{RUNTIME}/executions?status={value}", headers=alice.by_key)
+        words = "pending, running, completed, failed, cancelled"
+        assert detail(response, 400) == f"status must be one of {words}"
 
     @pytest.mark.parametrize("value", ["x", "", "1.0", "-1", "9223372036854775808"])
     def test_filter_must_be_an_id(self, client: FlaskClient, alice: Person, value: str) -> None:
@@ -308,7 +332,7 @@ class TestGetAndCancel:
     ) -> None:
         row = add_execution(alice, version, status="running", output_data=None, finished_at=None)
         stopped: list[int] = []
-        monkeypatch.setattr(backend.executor, "stop", stopped.append)
+        monkeypatch.setattr(backend.executor, "cancel", stopped.append)
         path = f"{RUNTIME}/executions/{row.id}/cancel"
         answer = body_of(client.post(path, headers=alice.by_key))
         assert list(answer) == EXECUTION_KEYS
@@ -344,8 +368,8 @@ def test_a_slot_that_comes_while_the_row_is_written(
     holders = [backend.executor.slots.reserve() for _ in range(backend.settings.worker_concurrency)]
     insert = executions._insert_execution
 
-    def insert_then_free(*arguments: Any) -> Execution:
-        row = insert(*arguments)
+    def insert_then_free(*arguments: Any, **named: Any) -> Execution:
+        row = insert(*arguments, **named)
         with holders.pop():
             pass
         return row
