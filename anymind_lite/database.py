@@ -85,13 +85,23 @@ def _check_health(opened: ServerDatabase, path: Path) -> None:
     try:
         verdict = opened.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
     except DatabaseError as exc:
-        raise StartupError(
-            f"The database {path} cannot be read ({exc}). "
-            "Restore it from a backup, or move it away."
-        ) from exc
+        raise StartupError(_why_unreadable(path, exc)) from exc
     if verdict != "ok":
         what = " ".join(verdict.split())  # it may have several lines
         raise StartupError(f"The database {path} is damaged ({what}). Restore it from a backup.")
+
+
+def _why_unreadable(path: Path, error: DatabaseError) -> str:
+    # On a full disk too there is an "I/O error": SQLite has no room for the index of its log, and
+    # nothing is wrong with the database. (test_a_server_on_a_full_disk_starts_or_says_why_not)
+    if is_disk_full(error) or "disk I/O error" in str(error):
+        return (
+            f"The database {path} cannot be opened ({error}). Its disk is full or fails: "
+            "make room, or see the system's log, and start again."
+        )
+    return (
+        f"The database {path} cannot be read ({error}). Restore it from a backup, or move it away."
+    )
 
 
 def _migrate(opened: ServerDatabase, path: Path) -> None:

@@ -40,7 +40,7 @@ class Load:
 
     def _work(self, choices: random.Random) -> None:
         wishes: list[Callable[[int], object]] = [self._upload, self._cancel]
-        wishes += [self._execute] * 4
+        wishes += [self._execute] * 3 + [self._begin] * 2
         while not self._stop.is_set():
             try:
                 agent_id = self._agent(choices)
@@ -71,6 +71,9 @@ class Load:
     def _execute(self, agent_id: int) -> None:
         # 400: its first version is not ready.
         self._expect(self.client.execute(agent_id, {"n": 1}).status, 201, 400, 404, 503)
+
+    def _begin(self, agent_id: int) -> None:
+        self._expect(self.client.begin(agent_id, {"sleep": 0.1}).status, 202, 400, 404, 503)
 
     def _cancel(self, _agent_id: int) -> None:
         for row in self.client.unfinished():

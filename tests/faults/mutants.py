@@ -66,8 +66,8 @@ def row_before_file() -> None:
         store.unwritten = content
         return saved
 
-    def insert_then_write(user: Any, agent_id: int, artifact: SavedArtifact) -> Any:
-        version = insert(user, agent_id, artifact)
+    def insert_then_write(user: Any, agent_id: int, artifact: SavedArtifact, request: Any) -> Any:
+        version = insert(user, agent_id, artifact, request)
         store = the_store[0]
         target = store.artifact_path(artifact.path)
         target.parent.mkdir(parents=True, exist_ok=True)

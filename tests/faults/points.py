@@ -13,6 +13,7 @@ _STORE = f"{_P}.storage.ArtifactStore"
 _COMMIT = f"{_P}.database.ServerDatabase.commit"
 _VERSIONS, _BUILDS = f"{_P}.services.versions", f"{_P}.services.builds"
 _RUNS, _BACKEND = f"{_P}.services.executions", f"{_P}.backend"
+_EXECUTOR = f"{_P}.services.executor.Executor"
 _WRITE, _RENAME = f"{_STORE}._write", f"{_P}.storage._rename_durable"
 _BUILD = f"{_BUILDS}.Builder._build"
 
@@ -66,17 +67,27 @@ EXECUTION = {
     "the row is written": Point("before", _COMMIT, f"{_RUNS}._insert_execution"),
     "the row is committed": Point("after", _COMMIT, f"{_RUNS}._insert_execution"),
     "the job is about to be handed over": Point(
-        "before", f"{_P}.sandbox.in_server.supervisor.Supervisor.run", f"{_RUNS}.Executor.run"
+        "before", f"{_P}.sandbox.in_server.supervisor.Supervisor.run", f"{_EXECUTOR}.run"
     ),
     "the agent runs": Point(
         "after",
         f"{_P}.sandbox.in_server.conversation.Conversation.hand_over",
-        f"{_RUNS}.Executor.run",
+        f"{_EXECUTOR}.run",
     ),
-    "the outcome is seen": Point("after", f"{_RUNS}.Executor.run"),
+    "the outcome is seen": Point("after", f"{_EXECUTOR}.run"),
     "the end is written": Point("before", _COMMIT, f"{_RUNS}.finish_execution"),
     "the end is committed": Point("after", _COMMIT, f"{_RUNS}.finish_execution"),
     "the answer is written": Point("after", f"{_P}.routes.runtime.execution_json"),
+}
+
+# Of one that is answered before it has ended.
+BACKGROUND = {
+    "it is about to go on by itself": Point("before", f"{_EXECUTOR}.in_background"),
+    "it goes on by itself": Point("after", f"{_EXECUTOR}.in_background"),
+    "it is answered": Point("after", f"{_P}.routes.runtime.execution_json"),
+    "its agent runs": EXECUTION["the agent runs"],
+    "its end is written": EXECUTION["the end is written"],
+    "its end is committed": EXECUTION["the end is committed"],
 }
 
 # With one slot, which another execution holds.
@@ -87,7 +98,7 @@ WAITING = {
 CANCEL = {
     "the cancel is written": Point("before", _COMMIT, f"{_RUNS}.cancel_execution"),
     "the cancel is committed": Point("after", _COMMIT, f"{_RUNS}.cancel_execution"),
-    "the run is killed": Point("after", f"{_RUNS}.Executor.stop"),
+    "the run is killed": Point("after", f"{_EXECUTOR}.cancel"),
 }
 
 DELETION = {
@@ -140,6 +151,7 @@ KINDS = {
     "upload": UPLOAD,
     "build": BUILD,
     "execution": EXECUTION,
+    "background": BACKGROUND,
     "waiting": WAITING,
     "cancel": CANCEL,
     "deletion": DELETION,

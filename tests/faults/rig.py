@@ -58,6 +58,7 @@ class Promises:
     agents: set[int] = field(default_factory=set)
     uploads: dict[int, tuple[Row, str]] = field(default_factory=dict)  # row, SHA-256
     ends: dict[int, Row] = field(default_factory=dict)
+    begun: dict[int, int] = field(default_factory=dict)  # executions, and whose they are
     deleted: set[int] = field(default_factory=set)
     in_deletion: set[int] = field(default_factory=set)  # asked for, perhaps not answered
     conflicts: list[str] = field(default_factory=list)  # two answers that cannot both be true
@@ -69,6 +70,7 @@ class Promises:
             set(self.agents),
             dict(self.uploads),
             dict(self.ends),
+            dict(self.begun),
             set(self.deleted),
             set(self.in_deletion),
             list(self.conflicts),
@@ -124,6 +126,18 @@ class Client:
         answer = self.api.execute(agent_id, payload)
         if answer.status == 201:
             self._note_end(agent_id, answer.json)
+        return answer
+
+    def begin(self, agent_id: int, payload: Row | None = None) -> Answer:
+        """Execute an agent in the background; what is answered 202 is known to the server."""
+        answer = self.api.call(
+            "POST",
+            f"/api/v1/runtime/{agent_id}/execute",
+            {"payload": payload or {}},
+            headers={"Prefer": "respond-async"},
+        )
+        if answer.status == 202:
+            self.promises.begun[answer.json["id"]] = agent_id
         return answer
 
     def cancel(self, agent_id: int, execution_id: int) -> Answer:
@@ -263,6 +277,9 @@ class Inspection:
         for end in self.promises.ends.values():
             if self.promises.is_kept_for(end["agent"]):
                 self._look_at_end(client.api, end)
+        for execution_id, agent_id in self.promises.begun.items():
+            if self.promises.is_kept_for(agent_id):
+                self._look_at_begun(client.api, execution_id)
         for agent_id in filter(self.promises.is_kept_for, self.promises.agents):
             if client.api.call("GET", f"/api/v1/agents/{agent_id}").status != 200:
                 self._found(f"agent {agent_id} was acknowledged and is lost")
@@ -312,6 +329,11 @@ class Inspection:
             return
         if told(end) != told(answer.json):
             self._found(f"execution changed: {told(end)} became {told(answer.json)}")
+
+    def _look_at_begun(self, api: Api, execution_id: int) -> None:
+        answer = api.call("GET", f"/api/v1/runtime/executions/{execution_id}")
+        if answer.status != 200:
+            self._found(f"execution {execution_id} was begun and is lost")
 
     def _look_at_old_agents(self, client: Client) -> None:
         query = "SELECT id FROM agent WHERE current_version_id IS NOT NULL"

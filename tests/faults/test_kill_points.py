@@ -32,6 +32,10 @@ def execute(client: Client, ground: Ground, _doomed: Doomed) -> None:
     client.execute(ground.agent_id, {"number": 1})
 
 
+def execute_in_background(client: Client, ground: Ground, _doomed: Doomed) -> None:
+    client.begin(ground.agent_id, {"number": 1})
+
+
 def wait_in_line(client: Client, ground: Ground, _doomed: Doomed) -> None:
     first = in_background(lambda: client.execute(ground.agent_id, {"sleep": 20}))
     wait_for(client.unfinished, "the slot to be taken")
@@ -53,6 +57,7 @@ ACTIONS: Mapping[str, Callable[[Client, Ground, Doomed], None]] = {
     "upload": upload,
     "build": upload,
     "execution": execute,
+    "background": execute_in_background,
     "waiting": wait_in_line,
     "cancel": cancel,
     "deletion": delete,

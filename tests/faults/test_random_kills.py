@@ -18,9 +18,7 @@ SEED = int(os.environ.get("ANYMIND_FAULT_SEED", "0")) or random.randrange(1, 10*
 LONGEST_SECONDS = 1.5
 
 
-def work_and_die(
-    ground: Ground, choices: random.Random, mutants: tuple[str, ...] = ()
-) -> list[str]:
+def work_and_die(ground: Ground, choices: random.Random, *mutants: str) -> list[str]:
     """Serve under load for a random while, then die; return what answered wrongly."""
     live = Doomed(ground.data, mutants=mutants).live
     try:

@@ -1,0 +1,101 @@
+"""Power cuts: what was acknowledged before one is there after it, and nothing is half there.
+
+`ANYMIND_FAULT_CUTS` says how many.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Ground
+from tests.faults.load import Load
+from tests.faults.power import PowerRig, power_rig
+from tests.faults.rig import Client, Doomed, client_of, serving
+from tests.waiting import wait_for
+
+CUTS = int(os.environ.get("ANYMIND_FAULT_CUTS", "60"))
+SEED = int(os.environ.get("ANYMIND_FAULT_SEED", "0")) or random.randrange(1, 10**9)
+CUTS_OF_ONE_SERVER = 10
+_LOG_BYTES = 4 * 1024 * 1024  # journal_size_limit of the product's database
+
+
+@pytest.fixture
+def rig(tmp_path: Path, template: Ground) -> Iterator[PowerRig]:
+    with power_rig(tmp_path, template) as rig:
+        yield rig
+
+
+def fill_log(client: Client, ground: Ground) -> None:
+    """Have SQLite begin its log anew: from then on it writes over what is there.
+
+    A log that grows makes ext4 flush its journal, and with it the names and sizes of other files,
+    which would hide that nobody asked for these.
+    """
+    log = ground.data / "anymind.sqlite3-wal"
+    text = "x" * 400_000
+    while not log.exists() or log.stat().st_size < _LOG_BYTES:
+        assert client.execute(ground.agent_id, {"text": text}).status == 201
+    for _ in range(3):
+        assert client.execute(ground.agent_id).status == 201
+
+
+def work_quietly(rig: PowerRig, number: int, *mutants: str) -> None:
+    """Cut right after each acknowledgement, when nothing else makes the disk flush."""
+    ground = rig.ground
+    with serving(Doomed(ground.data, mutants=mutants)) as live:
+        client = client_of(live, ground.promises)
+        fill_log(client, ground)
+        for _ in range(number):
+            upload = client.upload(ground.agent_id, 20_000)
+            assert upload.status == 201
+            rig.cut()
+            client.api.wait_for_build(ground.agent_id, upload.json["id"])
+            assert client.execute(ground.agent_id).status == 201
+            rig.cut()
+
+
+def work_under_load(rig: PowerRig, number: int, choices: random.Random) -> None:
+    """Cut at random instants while clients do everything at once."""
+    with serving(Doomed(rig.ground.data)) as live:
+        client = client_of(live, rig.ground.promises)
+        with Load(client, choices.randrange(10**9), threads=3) as load:
+            for _ in range(number):
+                ends = len(rig.ground.promises.ends)
+                wait_for(lambda ends=ends: len(rig.ground.promises.ends) > ends, "work")  # type: ignore[misc]
+                # Not for anything to happen: this is the random instant.
+                time.sleep(choices.uniform(0, 0.4))
+                rig.cut()
+            live.process.send_signal(signal.SIGKILL)
+    assert load.failures == []
+
+
+def test_power_cuts_lose_nothing_and_leave_nothing_half_done(rig: PowerRig) -> None:
+    print(f"seed {SEED}, {CUTS} cuts")
+    choices = random.Random(SEED)
+    seconds = []
+    done = 0
+    while done < CUTS:
+        number = min(CUTS_OF_ONE_SERVER, CUTS - done)
+        started_at = time.monotonic()
+        if done % 3:
+            work_under_load(rig, number, choices)
+        else:
+            work_quietly(rig, number // 2)
+        while rig.cuts:
+            found = rig.inspect(rig.cuts.pop())
+            assert found == [], f"seed {SEED}, after {done} cuts"
+            done += 1
+        seconds.append(time.monotonic() - started_at)
+    print(f"{done} cuts in {sum(seconds):.0f} s")
+
+
+@pytest.mark.parametrize("mutant", ["no_file_sync", "no_folder_sync", "synchronous_normal"])
+def test_a_server_that_does_not_flush_is_caught(rig: PowerRig, mutant: str) -> None:
+    work_quietly(rig, 3, mutant)
+    found = [violation for cut in rig.cuts for violation in rig.inspect(cut)]
+    assert any("acknowledged and is lost" in one or "upload" in one for one in found), found
