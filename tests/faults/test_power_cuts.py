@@ -20,7 +20,9 @@ from tests.waiting import wait_for
 
 CUTS = int(os.environ.get("ANYMIND_FAULT_CUTS", "60"))
 SEED = int(os.environ.get("ANYMIND_FAULT_SEED", "0")) or random.randrange(1, 10**9)
-CUTS_OF_ONE_SERVER = 10
+CUTS_OF_ONE_SERVER = 12
+FEW_THREADS = {"WORKER_CONCURRENCY": "1", "EXECUTION_QUEUE_SIZE": "1", "BUILD_WORKERS": "1"}
+_THREADS = 18  # of such a server, or some more
 _LOG_BYTES = 4 * 1024 * 1024  # journal_size_limit of the product's database
 
 
@@ -30,26 +32,32 @@ def rig(tmp_path: Path, template: Ground) -> Iterator[PowerRig]:
         yield rig
 
 
-def fill_log(client: Client, ground: Ground) -> None:
-    """Have SQLite begin its log anew: from then on it writes over what is there.
+def quieten(client: Client, ground: Ground) -> None:
+    """Bring SQLite to where it makes ext4 flush nothing but what it asks for.
 
-    A log that grows makes ext4 flush its journal, and with it the names and sizes of other files,
-    which would hide that nobody asked for these.
+    A log that grows makes ext4 write its journal, and so does the folder that each new connection
+    flushes once: with the journal go the names of all other files, which would hide that nobody
+    asked for these. So the log is filled until it is begun anew, and every thread writes once.
     """
     log = ground.data / "anymind.sqlite3-wal"
     text = "x" * 400_000
     while not log.exists() or log.stat().st_size < _LOG_BYTES:
         assert client.execute(ground.agent_id, {"text": text}).status == 201
+    for number in range(5 * _THREADS):
+        changes = {"description": f"change {number}"}
+        path = f"/api/v1/agents/{ground.agent_id}"
+        assert client.api.call("PATCH", path, changes).status == 200
     for _ in range(3):
-        assert client.execute(ground.agent_id).status == 201
+        version = client.upload(ground.agent_id, 10)
+        client.api.wait_for_build(ground.agent_id, version.json["id"])
 
 
 def work_quietly(rig: PowerRig, number: int, *mutants: str) -> None:
     """Cut right after each acknowledgement, when nothing else makes the disk flush."""
     ground = rig.ground
-    with serving(Doomed(ground.data, mutants=mutants)) as live:
+    with serving(Doomed(ground.data, mutants=mutants, settings=FEW_THREADS)) as live:
         client = client_of(live, ground.promises)
-        fill_log(client, ground)
+        quieten(client, ground)
         for _ in range(number):
             upload = client.upload(ground.agent_id, 20_000)
             assert upload.status == 201
