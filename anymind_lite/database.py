@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peewee import DatabaseError, DatabaseProxy, ModelSelect, SqliteDatabase
+from peewee import DatabaseError, DatabaseProxy, ModelSelect, OperationalError, SqliteDatabase
 from playhouse.migrations import Runner
 
 from anymind_lite.errors import StartupError
@@ -36,6 +36,9 @@ _PRAGMAS = {
     "mmap_size": 0,
 }
 _LOCK_TIMEOUT_SECONDS = 10
+# Where another program keeps the database locked, each writer waits for it in turn: without an end
+# to the turns the last of a crowd would wait for minutes.
+_TURN_TIMEOUT_SECONDS = 30
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -132,10 +135,16 @@ def write_transaction() -> Iterator[None]:
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
     the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
-    Keep the block short: no agent code, no file, no network inside.
+    Keep the block short: no agent code, no file, no network inside. Raises OperationalError when
+    its turn does not come.
     """
-    with _write_lock, database.atomic("IMMEDIATE"):
-        yield
+    if not _write_lock.acquire(timeout=_TURN_TIMEOUT_SECONDS):
+        raise OperationalError("database is locked")
+    try:
+        with database.atomic("IMMEDIATE"):
+            yield
+    finally:
+        _write_lock.release()
 
 
 class PreparedSelect:
