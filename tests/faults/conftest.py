@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Client, Promises
+from tests.faults.rig import Client, Promises, spare_what_runs
 from tests.live_server import LiveServer
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _adopting_orphans() -> Iterator[None]:
     """Become the parent of whatever a dead server leaves behind, which tells it from all others."""
+    spare_what_runs()
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     assert prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     yield

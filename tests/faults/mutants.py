@@ -20,10 +20,11 @@ def _replace(owner: object, name: str, value: object) -> None:
 
 
 def no_recovery() -> None:
-    """What a dead server left running stays as it is."""
+    """What a dead server left running stays as it is, at start and later."""
     from anymind_lite import backend
 
-    _replace(backend, "recover_at_start", lambda: None)
+    for name in ("recover_at_start", "close_orphans", "requeue_orphans"):
+        _replace(backend, name, lambda *_: None)
 
 
 def no_hints() -> None:

@@ -210,15 +210,16 @@ class Doomed:
         assert self.has_passed(), f"it did not die at {self.point}:\n{self.live.output}"
 
     def start_and_die(self) -> None:
-        """Start it where its point is on the way to serving."""
+        """Start it where its point is on the way to serving, or soon after."""
         self.arm()
         try:
             self.live.start()
         except AssertionError:
             pass  # it never served
+        try:
+            self.wait_for_death()
         finally:
             self.live.stop(signal.SIGKILL)
-        self.wait_for_death()
 
 
 @contextmanager
@@ -423,31 +424,32 @@ def leftover_processes(seconds: float = 5.0) -> list[str]:
                 os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 pass  # its own Popen was first
-        return not children(os.getpid()) - _helpers()
+        return not children(os.getpid()) - _spared
 
     try:
         wait_for(are_gone, "orphans to end", seconds)
     except AssertionError:
-        left = children(os.getpid()) - _helpers()
+        left = children(os.getpid()) - _spared
         return [f"leftover process {pid}" for pid in left]
     return []
 
 
-_others: set[int] = set()
+_spared: set[int] = set()
 
 
-def _helpers() -> set[int]:
-    return _others
+def spare_what_runs() -> None:
+    """Let `leftover_processes` pass over what other tests have started and still use."""
+    _spared.update(children(os.getpid()))
 
 
 @contextmanager
 def spared(process: "subprocess.Popen[Any]") -> Iterator[None]:
     """Let `leftover_processes` pass over a process that the test itself runs."""
-    _others.add(process.pid)
+    _spared.add(process.pid)
     try:
         yield
     finally:
-        _others.discard(process.pid)
+        _spared.discard(process.pid)
 
 
 def in_background(action: Callable[[], object]) -> threading.Thread:

@@ -146,14 +146,13 @@ def test_a_first_start_that_is_killed_can_be_repeated(tmp_path: Path, name: str)
 
 
 def test_a_build_that_kills_the_server_three_times_is_failed(ground: Ground) -> None:
-    for _ in range(3):
-        doomed = Doomed(ground.data, ("build", "the entrypoint is imported"))
-        doomed.arm()
-        with serving(doomed) as live:
-            if not ground.promises.uploads.keys() - {1}:
-                client_of(live, ground.promises).upload(ground.agent_id)
-            doomed.wait_for_death()
-    (poison,) = ground.promises.uploads.keys() - {1}
-    found = Inspection(ground.data, ground.promises).run()
-    assert len(found) == 1
-    assert f"upload {poison} is failed: Build failed: the server could not finish it" in found[0]
+    before = ground.promises.copy()
+    die_at(ground, "build", "the entrypoint is imported")
+    for _ in range(2):
+        Doomed(ground.data, ("build", "the entrypoint is imported")).start_and_die()
+    assert Inspection(ground.data, before).run() == []
+    with LiveServer(ground.data) as live:
+        path = f"/api/v1/agents/{ground.agent_id}/versions/2"
+        poison = client_of(live, before).api.call("GET", path).json
+    assert poison["status"] == "failed"
+    assert "the server could not finish it in 3 attempts" in poison["build_log"]

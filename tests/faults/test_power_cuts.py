@@ -14,8 +14,10 @@ import pytest
 
 from tests.faults.conftest import Ground
 from tests.faults.load import Load
+from tests.faults.points import KINDS
 from tests.faults.power import PowerRig, power_rig
-from tests.faults.rig import Client, Doomed, client_of, serving
+from tests.faults.rig import Client, Doomed, Inspection, client_of, in_background, serving
+from tests.faults.test_kill_points import ACTIONS
 from tests.waiting import wait_for
 
 CUTS = int(os.environ.get("ANYMIND_FAULT_CUTS", "60"))
@@ -100,6 +102,32 @@ def test_power_cuts_lose_nothing_and_leave_nothing_half_done(rig: PowerRig) -> N
             done += 1
         seconds.append(time.monotonic() - started_at)
     print(f"{done} cuts in {sum(seconds):.0f} s")
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+POINTS = [(kind, name) for kind in ("upload", "deletion") for name in KINDS[kind]]
+
+
+@pytest.mark.parametrize(("kind", "name"), POINTS)
+def test_a_cut_at_a_named_point_loses_nothing(rig: PowerRig, kind: str, name: str) -> None:
+    ground = rig.ground
+    doomed = Doomed(ground.data, (kind, name), number=signal.SIGSTOP)
+    with serving(doomed) as live:
+        client = client_of(live, ground.promises)
+        assert client.upload(ground.agent_id, 10).status == 201
+        doomed.arm()
+        action = in_background(lambda: ACTIONS[kind](client, ground, doomed))
+        wait_for(
+            lambda: doomed.has_passed() and is_stopped(live.process.pid), f"it to be at {name}"
+        )
+        cut = rig.cut()
+        live.process.send_signal(signal.SIGCONT)
+        action.join()
+    assert rig.inspect(cut) == []
+    assert Inspection(ground.data, ground.promises).run() == []
 
 
 @pytest.mark.parametrize("mutant", ["no_file_sync", "no_folder_sync", "synchronous_normal"])
