@@ -10,19 +10,12 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
-from enum import Enum
 from types import TracebackType
 
 from anymind_lite.errors import AgentBusy, Overloaded
 
 _MAX_RETRY_AFTER_SECONDS = 60
 _SHUTDOWN_SECONDS = 5
-
-
-class Patience(Enum):
-    """How long a caller waits that names no time of its own."""
-
-    USUAL = "as long as the pool lets callers wait"
 
 
 @dataclass(eq=False)
@@ -93,20 +86,24 @@ class SlotPool:
             )
 
     @property
+    def capacity(self) -> int:
+        """How many callers may run or wait."""
+        return self._slots + self._places
+
+    @property
     def busy(self) -> int:
         """How many slots are taken now."""
         with self._changed:
             return self._slots - self._free
 
-    def wait(self, turn: _Turn, timeout_seconds: float | Patience | None = Patience.USUAL) -> bool:
+    def wait(self, turn: _Turn, *, is_limited: bool) -> bool:
         """Wait for the slot; False when the place was abandoned or the pool closed meanwhile.
 
-        Without a time of its own the caller waits as long as the pool lets callers; with None there
-        is no end. Raises Overloaded, or AgentBusy, when no slot came free in time.
+        Raises Overloaded, or AgentBusy, when the wait is limited and no slot came free in time.
         """
-        limit = self._wait_seconds if isinstance(timeout_seconds, Patience) else timeout_seconds
+        seconds = self._wait_seconds if is_limited else None
         with self._changed:
-            if not self._changed.wait_for(lambda: turn.is_granted or turn.is_abandoned, limit):
+            if not self._changed.wait_for(lambda: turn.is_granted or turn.is_abandoned, seconds):
                 raise self._held_up(turn)
             return turn.is_granted
 
@@ -208,9 +205,9 @@ class Reservation:
         """Whether it may run now, without waiting."""
         return self._turn.is_granted
 
-    def wait(self, timeout_seconds: float | Patience | None = Patience.USUAL) -> bool:
+    def wait(self, *, is_limited: bool = True) -> bool:
         """Wait for the slot; see `SlotPool.wait`."""
-        return self._pool.wait(self._turn, timeout_seconds)
+        return self._pool.wait(self._turn, is_limited=is_limited)
 
     def abandon(self) -> None:
         """End the wait from another thread."""
