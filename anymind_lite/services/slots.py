@@ -189,7 +189,7 @@ class SlotPool:
 
     def _seconds_for(self, callers: int, width: int) -> int:
         """Estimate when so many callers are through, `width` at once; whole seconds, at least 1."""
-        seconds = math.ceil(self._usual_seconds * callers / width)
+        seconds = math.ceil(self._usual_seconds * callers / max(1, width))
         return max(1, min(seconds, _MAX_RETRY_AFTER_SECONDS))
 
 
