@@ -21,6 +21,7 @@ from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
 from anymind_lite.services.executor import Executor
+from anymind_lite.services.idempotency import forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
 from anymind_lite.services.recovery import (
     close_orphans,
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
+_FORGET_SECONDS = 600.0
 _LAST_ROWS_SECONDS = 10.0
 
 
@@ -130,6 +132,7 @@ class Backend:
         undo(self.build_queue.stop)
         hint_queued(self.build_queue)
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
+        undo(_every(_FORGET_SECONDS, forget_expired, name="idempotency-keys"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.begin()

@@ -41,6 +41,14 @@ class AgentBusy(Overloaded):
     """As many of an agent's executions run and wait as its manifest and the server allow."""
 
 
+class StillRunning(AnymindError):
+    """The same was asked for before and has not ended; `execution_id` tells where to look."""
+
+    def __init__(self, execution_id: int) -> None:
+        super().__init__(f"Execution {execution_id} of this Idempotency-Key has not ended yet")
+        self.execution_id = execution_id
+
+
 class BuildError(AnymindError):
     """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
 

@@ -15,8 +15,10 @@ from anymind_lite.errors import (
     NotAuthenticated,
     NotFound,
     Overloaded,
+    StillRunning,
     TooLarge,
 )
+from anymind_lite.routes._urls import execution_url
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     AgentBusy: HTTPStatus.TOO_MANY_REQUESTS,
+    StillRunning: HTTPStatus.CONFLICT,
 }
 
 # werkzeug's own texts speak to people before a browser.
@@ -77,6 +80,8 @@ def _answer_known(status: HTTPStatus, error: Exception) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, StillRunning):
+        response.headers["Location"] = execution_url(error.execution_id)
     return response
 
 

@@ -77,7 +77,7 @@ def run_agent(backend: Backend, name: str) -> object:
         build_queue=backend.build_queue,
     )
     wait_for(lambda: get_agent(user, agent.id).status != "building", "the build")
-    return execute_agent(user, agent.id, {}, executor=backend.executor).status
+    return execute_agent(user, agent.id, {}, executor=backend.executor).row.status
 
 
 def test_second_backend_on_the_same_folder_is_refused_with_the_pid(
