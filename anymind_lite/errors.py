@@ -37,6 +37,10 @@ class Overloaded(AnymindError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class AgentBusy(Overloaded):
+    """As many of an agent's executions run and wait as its manifest and the server allow."""
+
+
 class StillRunning(AnymindError):
     """The same was asked for before and has not ended; `execution_id` tells where to look."""
 

@@ -8,6 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from anymind_lite.database import is_disk_full
 from anymind_lite.errors import (
+    AgentBusy,
     AnymindError,
     InvalidInput,
     NotAllowed,
@@ -28,6 +29,7 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    AgentBusy: HTTPStatus.TOO_MANY_REQUESTS,
     StillRunning: HTTPStatus.CONFLICT,
 }
 

@@ -432,6 +432,9 @@ class AgentVersionSchema(Shape):
         metadata={"description": "What its anymind.yaml asks for, once it is built"},
     )
     subprocess = _flag("Whether it may start processes", example=False)
+    concurrency = _number(
+        "How many executions of the agent may run at once; null for any number", 2, allow_none=True
+    )
 
 
 def agent_json(row: Agent) -> dict[str, Any]:
@@ -463,6 +466,7 @@ def agent_version_json(row: AgentVersion) -> dict[str, Any]:
         "updated_at": iso_format(row.updated_at),
         "limits": None if row.config is None else asked_limits(row),
         "subprocess": row.allows_processes,
+        "concurrency": row.concurrency,
     }
 
 

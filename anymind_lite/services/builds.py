@@ -129,7 +129,7 @@ class Builder:
             )
             files, manifest = unpacked.files, unpacked.manifest
             log.add(f"Unpacked {len(files)} file{'s' if len(files) != 1 else ''}")
-            log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
+            _log_manifest(manifest, log)
             self._check_wishes(manifest)
             self._validate(manifest, folder, files, log, key=_job_key(claim))
             log.add("Build completed successfully")
@@ -184,6 +184,12 @@ class Builder:
         if outcome.reason is not StopReason.RETURNED:
             raise BuildError(_explain(outcome, files))
         log.add(f"Imported {manifest.entrypoint} in {outcome.duration_ms} ms")
+
+
+def _log_manifest(manifest: Manifest, log: BuildLog) -> None:
+    log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
+    if manifest.concurrency is not None:
+        log.add(f"Of this agent {manifest.concurrency} may run at once (concurrency)")
 
 
 def _explain(outcome: Outcome, files: Sequence[str]) -> str:
@@ -264,6 +270,7 @@ def finish_build(
                 config=manifest.text if manifest else None,
                 limits=json.dumps(dict(manifest.limits)) if manifest else None,
                 allows_processes=manifest is not None and manifest.allows_processes,
+                concurrency=manifest.concurrency if manifest else None,
                 claim=None,
                 updated_at=now,
             )

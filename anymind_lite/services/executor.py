@@ -112,11 +112,11 @@ class Executor:
     # --- one execution ---
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """Give a slot or a place in line for as long as the block. Raises Overloaded."""
+    def place(self, version: AgentVersion) -> Iterator[Place]:
+        """Give a slot or a place in line for as long as the block. Raises Overloaded, AgentBusy."""
         place = None
         try:
-            with self.slots.reserve() as reservation:
+            with self.slots.reserve(version.agent_id, version.concurrency) as reservation:
                 place = Place(reservation, self._held)
                 yield place
         finally:

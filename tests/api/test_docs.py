@@ -160,7 +160,7 @@ def test_security_of_each_operation(document: dict[str, Any]) -> None:
         (
             "post",
             "/api/v1/runtime/{agent_id}/execute",
-            "201 202 400 401 403 404 409 413 500 503 507",
+            "201 202 400 401 403 404 409 413 429 500 503 507",
         ),
         ("get", "/api/v1/system/sandbox", "200 401 403 500"),
         ("get", "/health", "200"),

@@ -242,6 +242,25 @@ class TestBuilder:
             assert asked == []
             assert "subprocess: true needs namespaces" in row["build_log"]
 
+    @pytest.mark.parametrize(
+        ("line", "number", "said"),
+        [
+            ("", None, ""),
+            ("concurrency: 1\n", 1, "Of this agent 1 may run at once (concurrency)"),
+            ("concurrency: 256\n", 256, "Of this agent 256 may run at once (concurrency)"),
+        ],
+    )
+    def test_concurrency_is_written_down_and_said(
+        self, workshop: Workshop, agent: Agent, line: str, number: int | None, said: str
+    ) -> None:
+        manifest = MANIFEST.decode() + line
+        version = workshop.upload(agent, pack_agent(GOOD, **{"anymind.yaml": manifest}))
+        workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert (row["status"], row["concurrency"]) == ("ready", number)
+        assert said in row["build_log"]
+        assert ("concurrency" in row["build_log"]) == bool(said)
+
     def test_building_twice_takes_effect_once(self, workshop: Workshop, agent: Agent) -> None:
         version = workshop.upload(agent, pack_agent(GOOD))
         workshop.builder.build_version(version.id)
