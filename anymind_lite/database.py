@@ -132,7 +132,7 @@ def _back_up_before(migration: str, path: Path, backups: Path) -> None:
     unfinished = backups / ".unfinished"
     try:
         make_dir_durable(backups)
-        unfinished.unlink(missing_ok=True)
+        remove_copy(unfinished)
         copy_database(path, unfinished)
         kept = backups / f"before-{migration}-{utc_now():%Y%m%dT%H%M%S%fZ}.sqlite3"
         unfinished.rename(kept)
@@ -191,8 +191,18 @@ def copy_database(source: Path, target: Path) -> None:
             connection.execute("VACUUM INTO ?", (str(target.absolute()),))
         fsync_file(target)
     except BaseException:
-        target.unlink(missing_ok=True)
+        remove_copy(target)
         raise
+
+
+def remove_copy(path: Path) -> None:
+    """Delete a copy that `copy_database` made or began; does nothing when there is none.
+
+    A process that was killed in the middle leaves a journal beside it, which SQLite would take for
+    one of the next file of that name.
+    """
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
 
 
 def check_copy(connection: sqlite3.Connection) -> str:

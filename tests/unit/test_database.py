@@ -261,7 +261,8 @@ class TestUpgrade:
         for year in years:
             (folder / f"before-0002_x-{year}0101T000000000000Z.sqlite3").touch()
         (folder / "before-I-forget.sqlite3").touch()
-        (folder / ".unfinished").write_text("left by a start that was killed")
+        for left_over in (".unfinished", ".unfinished-journal"):
+            (folder / left_over).write_text("left by a start that was killed")
         make_old(path)
         close(path)
         newest, *names = [kept.name for kept in backups_of(path)]
