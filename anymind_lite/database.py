@@ -44,8 +44,6 @@ _LOCK_TIMEOUT_SECONDS = 10
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 _APPLIED = "SELECT name FROM schema_migration ORDER BY name"
-# Code in a schema would run in whatever server opens it; no migration of ours makes any.
-_NOT_OURS = "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"
 
 _KEPT_BACKUPS = 5
 _BACKUP_NAME = re.compile(r"before-\w+-([0-9]{8}T[0-9]{12}Z)\.sqlite3")
@@ -214,7 +212,6 @@ def check_copy(connection: sqlite3.Connection) -> str:
     try:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         applied = [name for (name,) in connection.execute(_APPLIED)]
-        (foreign,) = connection.execute(_NOT_OURS).fetchone()
     except sqlite3.Error as exc:
         raise BackupError(f"The database cannot be read ({exc}).") from exc
     if verdict != "ok":
@@ -225,7 +222,7 @@ def check_copy(connection: sqlite3.Connection) -> str:
             f"The database is of a newer version of Anymind Lite (it has {quoted(unknown[-1])}). "
             "Upgrade this installation."
         )
-    if foreign or not applied:
+    if not applied:
         raise BackupError("The database is not one of Anymind Lite.")
     return str(applied[-1])
 

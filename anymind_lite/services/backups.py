@@ -84,6 +84,7 @@ def make_backup(settings: Settings, target: Path) -> Backup:
     An artifact that is missing or damaged is left out and told in `lost`. Raises BackupError, also
     when the target exists.
     """
+    _refuse_swept_place(settings, target)
     if not settings.database_path.is_file():
         raise BackupError(
             f"There is nothing to back up: no database at {settings.database_path}. "
@@ -97,6 +98,12 @@ def make_backup(settings: Settings, target: Path) -> Backup:
     return backup
 
 
+def _refuse_swept_place(settings: Settings, target: Path) -> None:
+    for folder in (settings.code_path, settings.run_path, settings.storage_path):
+        if target.is_relative_to(folder):
+            raise BackupError(f"{folder} is the server's own, which empties it. Choose another.")
+
+
 def _explained(error: Exception, settings: Settings, target: Path) -> str:
     if is_disk_full(error):
         return (
@@ -104,7 +111,9 @@ def _explained(error: Exception, settings: Settings, target: Path) -> str:
             "the database twice and for every artifact once."
         )
     if isinstance(error, sqlite3.Error):
-        return f"The database {settings.database_path} cannot be copied ({error})."
+        # Also a reader of a log needs to write beside it (SQLite manual, "Write-Ahead Logging").
+        hint = " Run this as the user that serves." * isinstance(error, sqlite3.OperationalError)
+        return f"The database {settings.database_path} cannot be copied ({error}).{hint}"
     return f"The backup cannot be written to {target.parent} ({error})."
 
 
@@ -122,11 +131,19 @@ def _new_file(target: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             _refuse_existing(target)
-            unfinished.rename(target)
+            _give_name(unfinished, target)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-    fsync_dir(target.parent)
+
+
+def _give_name(unfinished: Path, target: Path) -> None:
+    unfinished.rename(target)
+    try:
+        fsync_dir(target.parent)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _refuse_existing(target: Path) -> None:

@@ -18,12 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playhouse.migrations import Runner
 
 from anymind_lite import backup_file
 from anymind_lite.backend import Backend, InstanceLock
 from anymind_lite.backup_file import Contents, write_end, write_member
 from anymind_lite.config import Settings, load_settings
-from anymind_lite.database import copy_database, open_database
+from anymind_lite.database import (
+    MIGRATIONS_DIR,
+    ServerDatabase,
+    copy_database,
+    open_database,
+)
 from anymind_lite.errors import BackupError, StartupError
 from anymind_lite.models import User
 from anymind_lite.services import backups
@@ -201,6 +207,29 @@ class TestSavingAndRestoring:
         restore(path, empty)
         assert "only in the log" in "".join(state_of(empty).rows)
 
+    def test_a_backup_of_an_older_version_is_upgraded_by_the_first_start(
+        self, tmp_path: Path
+    ) -> None:
+        old, new = settings_of(tmp_path / "old"), settings_of(tmp_path / "new")
+        old.data_dir.mkdir()
+        opened = ServerDatabase(old.database_path)
+        Runner(opened, directory=str(MIGRATIONS_DIR)).up("0001_initial")
+        opened.close_all()
+        make_backup(old, tmp_path / "x.tar")
+        assert restore(tmp_path / "x.tar", new).schema == "0001_initial"
+        assert state_of(new) == state_of(old)
+        open_database(new.database_path, backups=new.backups_path).close_all()
+        assert len(list(new.backups_path.iterdir())) == 1
+
+    def test_what_an_operator_added_to_the_schema_is_saved(
+        self, own: Settings, empty: Settings
+    ) -> None:
+        with closing(sqlite3.connect(own.database_path)) as connection:
+            connection.execute("CREATE VIEW people AS SELECT email FROM user")
+        make_backup(own, own.data_dir.parent / "x.tar")
+        restore(own.data_dir.parent / "x.tar", empty)
+        assert state_of(empty) == state_of(own)
+
     def test_large_sizes_are_written_as_tar_programs_do(self) -> None:
         header = backup_file._header("artifacts/x", 9 * 2**30)
         assert tarfile.TarInfo.frombuf(header, "utf-8", "strict").size == 9 * 2**30
@@ -274,6 +303,23 @@ def test_a_backup_that_cannot_be_made_leaves_all_as_it_was(
     if target.is_file():
         assert target.read_text() == "mine"
     assert own.database_path.exists() is (spoil is not no_database)
+
+
+@pytest.mark.parametrize("place", ["code", "run", "artifacts"])
+def test_a_backup_does_not_go_where_the_server_sweeps(own: Settings, place: str) -> None:
+    before = files_below(own.data_dir)
+    with pytest.raises(BackupError, match="the server's own"):
+        make_backup(own, own.data_dir / place / "x.tar")
+    assert files_below(own.data_dir) == before
+    make_backup(own, own.data_dir / "x.tar")
+
+
+def test_without_permission_the_fix_is_told(own: Settings, tmp_path: Path) -> None:
+    own.database_path.chmod(0)
+    if os.access(own.database_path, os.R_OK):
+        pytest.skip("root reads every file")
+    with pytest.raises(BackupError, match="Run this as the user that serves"):
+        make_backup(own, tmp_path / "x.tar")
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
@@ -424,7 +470,6 @@ def with_database(members: Members, tmp_path: Path, sql: str) -> Members:
 
 
 NEWER = "INSERT INTO schema_migration (name, applied) VALUES ('9999_later', '2030-01-01')"
-TRIGGER = "CREATE TRIGGER t AFTER INSERT ON user BEGIN DELETE FROM user; END"
 MORE = (
     "INSERT INTO agent_version (agent_id, number, status, tarball_path, tarball_sha256, "
     "tarball_bytes, attempts, created_at, updated_at) "
@@ -459,7 +504,6 @@ CRAFTED: dict[str, Callable[[Members, Path], Members]] = {
     "another schema told": lambda m, _: with_contents(m, schema="0001_initial"),
     "another database told": lambda m, _: with_contents(m, database_sha256="0" * 64),
     "a newer schema": lambda m, p: with_contents(with_database(m, p, NEWER), schema="9999_later"),
-    "a database with code": lambda m, p: with_database(m, p, TRIGGER),
     "a row without its artifact": lambda m, p: with_database(m, p, MORE),
     "a damaged database": lambda m, _: with_contents(
         [(n, b"x" * 9000 if n == "anymind.sqlite3" else c) for n, c in m],
