@@ -29,11 +29,12 @@ from anymind_lite.database import (
     ServerDatabase,
     copy_database,
     open_database,
+    write_transaction,
 )
 from anymind_lite.errors import BackupError, StartupError
-from anymind_lite.models import User
+from anymind_lite.models import Agent, User
 from anymind_lite.services import backups
-from anymind_lite.services.agents import create_agent, delete_agent
+from anymind_lite.services.agents import create_agent
 from anymind_lite.services.backups import make_backup
 from anymind_lite.services.restores import restore_backup
 from anymind_lite.services.versions import create_version
@@ -386,16 +387,22 @@ def test_a_lost_artifact_is_named_and_the_rest_is_saved(
     assert state_of(empty) == State(before.rows, kept, before.key)
 
 
+def delete(settings: Settings, agent_id: int) -> None:
+    """Delete an agent as a server does: its rows first, then its files."""
+    opened = open_database(settings.database_path)
+    with write_transaction():
+        Agent.delete().where(Agent.id == agent_id).execute()
+    store_of(settings).remove_agent(agent_id)
+    opened.close_all()
+
+
 @pytest.mark.parametrize("victim", [1, 2])
 def test_an_agent_that_is_deleted_meanwhile_is_left_out_and_no_other(
     own: Settings, empty: Settings, monkeypatch: pytest.MonkeyPatch, victim: int
 ) -> None:
     def copy_then_delete(source: Path, target: Path) -> None:
         copy_database(source, target)
-        opened, store = open_database(source), store_of(own)
-        user = User.get()
-        delete_agent(user, victim, stop_execution=lambda _: None, store=store)
-        opened.close_all()
+        delete(own, victim)
 
     monkeypatch.setattr(backups, "copy_database", copy_then_delete)
     path = own.data_dir.parent / "x.tar"
@@ -418,9 +425,7 @@ def test_files_of_a_deleted_agent_that_were_saved_already_are_taken_back(
         was_written = write(file, artifact, root)
         seen.append((artifact.agent_id, was_written))
         if seen == [(1, True), (2, True)]:  # the first of two
-            opened, store = open_database(own.database_path), store_of(own)
-            delete_agent(User.get(), 2, stop_execution=lambda _: None, store=store)
-            opened.close_all()
+            delete(own, 2)
         return was_written
 
     monkeypatch.setattr(backups, "_write_artifact", write_then_delete)
