@@ -114,6 +114,7 @@ class Backend:
         for folder in (settings.data_dir, settings.run_path):
             let_agents_pass(folder)
         self._resources.enter_context(InstanceLock(settings.run_path / "server.lock"))
+        _refuse_unfinished_restore(settings)
         self.secret_key = load_secret_key(settings.secret_key_path, settings.secret_key)
         make_dir_durable(settings.database_path.parent)
         _refuse_lost_database(settings)
@@ -124,7 +125,7 @@ class Backend:
         undo(self.sandbox.stop)
         self.reader.start()
         undo(self.reader.stop)
-        database = open_database(settings.database_path)
+        database = open_database(settings.database_path, backups=settings.backups_path)
         undo(database.close_all)
         recover_at_start()
         self._builder.begin()
@@ -194,6 +195,15 @@ class InstanceLock:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _refuse_unfinished_restore(settings: Settings) -> None:
+    """Refuse to begin with half of a backup. Raises StartupError."""
+    if settings.restore_mark_path.exists():
+        raise StartupError(
+            f"A restore into {settings.data_dir} did not come to its end. Repeat it: "
+            "python3 run.py restore FILE"
+        )
 
 
 def _refuse_lost_database(settings: Settings) -> None:

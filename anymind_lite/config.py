@@ -436,6 +436,16 @@ class Settings:
         """The folder of the instance lock, sockets and scratch dirs."""
         return self.data_dir / "run"
 
+    @property
+    def backups_path(self) -> Path:
+        """The folder of copies that are kept of the database before its schema changes."""
+        return self.data_dir / "backups"
+
+    @property
+    def restore_mark_path(self) -> Path:
+        """The file that stands while a backup is being restored; no server starts beside it."""
+        return self.data_dir / "restore-unfinished"
+
 
 SETTINGS: tuple[Setting, ...] = tuple(
     Setting(attribute=declared.name, **declared.metadata) for declared in fields(Settings)

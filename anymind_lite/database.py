@@ -2,14 +2,17 @@
 
 One file in WAL mode with `synchronous=FULL`: what a client was told is done survives a power cut
 (SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode).
-Readers never wait. Writers go one at a time through `write_transaction()`.
+Readers never wait. Writers go one at a time through `write_transaction()`. Before the schema of a
+database changes, a copy of it is kept.
 """
 
 import errno
+import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from typing import Any
 from peewee import DatabaseError, DatabaseProxy, ModelSelect, SqliteDatabase
 from playhouse.migrations import Runner
 
-from anymind_lite.errors import StartupError
+from anymind_lite.clock import utc_now
+from anymind_lite.errors import BackupError, StartupError, quoted
+from anymind_lite.files import fsync_dir, fsync_file, make_dir_durable
 
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
 
@@ -37,6 +42,11 @@ _PRAGMAS = {
 }
 _LOCK_TIMEOUT_SECONDS = 10
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+
+_APPLIED = "SELECT name FROM schema_migration ORDER BY name"
+
+_KEPT_BACKUPS = 5
+_BACKUP_NAME = re.compile(r"before-\w+-([0-9]{8}T[0-9]{12}Z)\.sqlite3")
 
 
 class ServerDatabase(SqliteDatabase):
@@ -64,15 +74,17 @@ class ServerDatabase(SqliteDatabase):
         self._opened.clear()
 
 
-def open_database(path: Path) -> ServerDatabase:
+def open_database(path: Path, *, backups: Path | None = None) -> ServerDatabase:
     """Open or create the file, check it, bring its schema up to date and point the models at it.
 
-    Raises StartupError when the file is damaged, no database, or of a newer version.
+    `backups` is the folder for the copy that is made before the schema changes; unset: a folder of
+    that name beside the file. Raises StartupError when the file is damaged, no database, or of a
+    newer version, or when that copy cannot be made.
     """
     opened = ServerDatabase(path)
     try:
         _check_health(opened, path)
-        _migrate(opened, path)
+        _migrate(opened, path, backups or path.with_name("backups"))
     except BaseException:
         opened.close_all()
         raise
@@ -93,7 +105,8 @@ def _check_health(opened: ServerDatabase, path: Path) -> None:
         raise StartupError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
 
 
-def _migrate(opened: ServerDatabase, path: Path) -> None:
+def _migrate(opened: ServerDatabase, path: Path, backups: Path) -> None:
+    """Apply the migrations that are missing, each with its record in one transaction (Runner)."""
     runner = Runner(opened, directory=str(MIGRATIONS_DIR))
     unknown = [migration.name for migration in runner.status() if migration.path is None]
     if unknown:
@@ -106,13 +119,112 @@ def _migrate(opened: ServerDatabase, path: Path) -> None:
             f"The database {path} belongs to another program (it has the table {foreign[0]}). "
             "Set DATABASE_URL to another file."
         )
+    pending = [migration.name for migration in runner.status() if not migration.applied]
+    if pending and runner.applied():
+        _back_up_before(pending[0], path, backups)
     runner.up()
+
+
+def _back_up_before(migration: str, path: Path, backups: Path) -> None:
+    """Keep a copy of the database as it was before a migration. Raises StartupError."""
+    unfinished = backups / ".unfinished"
+    try:
+        make_dir_durable(backups)
+        remove_copy(unfinished)
+        copy_database(path, unfinished)
+        kept = backups / f"before-{migration}-{utc_now():%Y%m%dT%H%M%S%fZ}.sqlite3"
+        unfinished.rename(kept)
+        fsync_dir(backups)
+        _prune_backups(backups, newest=kept)
+    except (OSError, sqlite3.Error) as exc:
+        megabytes = path.stat().st_size // 1_000_000 + 1
+        raise StartupError(
+            f"The database {path} must be upgraded, and the copy that is kept of it before that "
+            f"cannot be written to {backups} ({exc}). Nothing was changed. Make the folder "
+            f"writable, with {megabytes} MB of room, and start again."
+        ) from exc
+
+
+def _prune_backups(backups: Path, *, newest: Path) -> None:
+    # By the instants in their names, but never the newest: the clock may have been set back.
+    found = [(match[1], path) for path in backups.iterdir() if (match := _matched(path))]
+    others = sorted(one for one in found if one[1] != newest)
+    for _instant, path in others[: 1 - _KEPT_BACKUPS]:
+        path.unlink(missing_ok=True)
+
+
+def _matched(path: Path) -> re.Match[str] | None:
+    return _BACKUP_NAME.fullmatch(path.name)
 
 
 def _tables_of_others(opened: ServerDatabase, runner: Runner) -> list[str]:
     # The migrations' own table may stand there without a row: a start was killed right after it.
     names = [name for name in opened.get_tables() if name != runner.table_name]
     return [name for name in names if not name.startswith("sqlite_")]
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a database that a server may be writing to, for reading alone; never makes one.
+
+    In WAL mode readers and the writer do not wait for each other. A connection that cannot write
+    the file cannot take the log back into it either (SQLite manual, "Write-Ahead Logging").
+    """
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        timeout=_LOCK_TIMEOUT_SECONDS,
+        isolation_level=None,
+    )
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Write one snapshot of a database, durably, to a file that is not there yet.
+
+    The copy is whole in itself, without a log beside it; making its name durable is the caller's.
+    Raises OSError and sqlite3.Error, and leaves no target then.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with closing(open_to_read(source)) as connection:
+            connection.execute("VACUUM INTO ?", (str(target.absolute()),))
+        fsync_file(target)
+    except BaseException:
+        remove_copy(target)
+        raise
+
+
+def remove_copy(path: Path) -> None:
+    """Delete a copy that `copy_database` made or began; does nothing when there is none.
+
+    A process that was killed in the middle leaves a journal beside it, which SQLite would take for
+    one of the next file of that name.
+    """
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+
+
+def check_copy(connection: sqlite3.Connection) -> str:
+    """Return the last migration of a sound copy of a database of ours.
+
+    Raises BackupError, its text beginning with "The database", for one that is damaged, of another
+    program, or of a newer version.
+    """
+    try:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        applied = [name for (name,) in connection.execute(_APPLIED)]
+    except sqlite3.Error as exc:
+        raise BackupError(f"The database cannot be read ({exc}).") from exc
+    if verdict != "ok":
+        raise BackupError(f"The database is damaged ({quoted(verdict)}).")
+    known = {path.stem for path in MIGRATIONS_DIR.glob("[0-9]*.py")}
+    if unknown := [name for name in applied if name not in known]:
+        raise BackupError(
+            f"The database is of a newer version of Anymind Lite (it has {quoted(unknown[-1])}). "
+            "Upgrade this installation."
+        )
+    if not applied:
+        raise BackupError("The database is not one of Anymind Lite.")
+    return str(applied[-1])
 
 
 @contextmanager

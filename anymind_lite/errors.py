@@ -53,6 +53,10 @@ class BuildError(AnymindError):
     """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
 
 
+class BackupError(AnymindError):
+    """A backup cannot be made or restored; the text names the cause and the fix."""
+
+
 class StartupError(AnymindError):
     """The server cannot start; the text names the cause and the fix."""
 
