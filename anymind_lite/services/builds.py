@@ -110,8 +110,11 @@ class Builder:
         except BuildInterrupted:
             release_build(version_id, claim)
         except Exception:
-            # Ours, not the agent's: recovery queues the version again, three times at most.
-            logger.exception("event=build_crashed version_id=%d", version_id)
+            if _is_gone(version_id):  # deleted with its agent, and its code from under the build
+                logger.info("event=build_superseded version_id=%d", version_id)
+            else:
+                # Ours, not the agent's: recovery queues the version again, three times at most.
+                logger.exception("event=build_crashed version_id=%d", version_id)
         finally:
             self._claims.discard(claim)
 
@@ -143,7 +146,7 @@ class Builder:
             logger.info("event=build_superseded version_id=%d", version.id)
             # The code belongs to the build that holds the claim now, if there is one: the agent may
             # have been deleted while its code was being unpacked.
-            if not AgentVersion.select().where(AgentVersion.id == version.id).exists():
+            if _is_gone(version.id):
                 self._store.remove_agent(version.agent_id)
         elif status is VersionStatus.FAILED:
             self._store.remove_code(version.agent_id, version.id)
@@ -190,6 +193,10 @@ def _log_manifest(manifest: Manifest, log: BuildLog) -> None:
     log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
     if manifest.concurrency is not None:
         log.add(f"Of this agent {manifest.concurrency} may run at once (concurrency)")
+
+
+def _is_gone(version_id: int) -> bool:
+    return not AgentVersion.select().where(AgentVersion.id == version_id).exists()
 
 
 def _explain(outcome: Outcome, files: Sequence[str]) -> str:

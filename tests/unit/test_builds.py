@@ -361,3 +361,26 @@ class TestBuilder:
         monkeypatch.setattr(workshop.sandbox, "run", delete)
         workshop.builder.build_version(version.id)
         assert not workshop.store.code_dir(agent.id, version.id).parent.exists()
+
+    @pytest.mark.parametrize("is_deleted", [True, False])
+    def test_only_a_build_that_somebody_still_wants_crashes_aloud(
+        self,
+        workshop: Workshop,
+        agent: Agent,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        is_deleted: bool,
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+
+        def lose_the_code(*_: Any, **__: Any) -> Any:
+            if is_deleted:
+                with write_transaction():
+                    Agent.delete().where(Agent.id == agent.id).execute()
+            raise RuntimeError("the code is gone")
+
+        monkeypatch.setattr(workshop.sandbox, "run", lose_the_code)
+        with caplog.at_level("INFO"):
+            workshop.builder.build_version(version.id)
+        assert ("build_superseded" if is_deleted else "build_crashed") in caplog.text
+        assert ("Traceback" in caplog.text) is not is_deleted
