@@ -19,12 +19,12 @@ from anymind_lite.cli._http_requests import IN_MEMORY_BYTES, BodyRoom
 from anymind_lite.config import Settings
 from anymind_lite.errors import StartupError
 from anymind_lite.routes._bodies import BodyRules
+from anymind_lite.services.executor import LONG_POLLS
 
 _MEGABYTE = 1024 * 1024
-# Beside those that execute or wait for a slot, so that health, login and cancel always find one.
+# Beside those that execute, or wait for a slot or for an end: health, login and cancel always find
+# one.
 _SPARE_THREADS = 16
-# Requests that wait for an execution to end, and take a thread each meanwhile.
-_LONG_POLLS = 32
 _MOST_CONNECTIONS = 1000
 _LEAST_CONNECTIONS = 16
 _DESCRIPTORS_PER_CONNECTION = 2  # a large body, or an answer that is not read, is a file
@@ -137,13 +137,13 @@ def raise_descriptor_limit() -> None:
 
 
 def _adjustments(settings: Settings, rules: BodyRules) -> Adjustments:
-    threads = (
-        settings.worker_concurrency + settings.execution_queue_size + _LONG_POLLS + _SPARE_THREADS
-    )
+    executions = settings.worker_concurrency + settings.execution_queue_size
+    threads = executions + LONG_POLLS + _SPARE_THREADS
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Adjustments(
         threads=threads,
-        connection_limit=connection_limit(open_files, threads),
+        # Executions that nobody waits for have threads of their own.
+        connection_limit=connection_limit(open_files, threads + executions),
         # The rules come first for all but absurd bodies.
         max_request_body_size=rules.largest_bytes + _MEGABYTE,
         max_request_header_size=_MOST_HEADER_BYTES,

@@ -20,7 +20,8 @@ from anymind_lite.models import (
     VersionStatus,
 )
 from anymind_lite.services.builds import MAX_ATTEMPTS, refresh_agent
-from anymind_lite.services.executions import INTERRUPTED
+from anymind_lite.services.executions import close_execution
+from anymind_lite.services.executor import INTERRUPTED
 from anymind_lite.tasks import BuildQueue
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ _POISON = (
     f"Build failed: the server could not finish it in {MAX_ATTEMPTS} attempts; "
     "the server's log says why."
 )
+
+_UNRECORDED = "The server could not write down how it ended."
 
 
 def recover_at_start() -> None:
@@ -63,6 +66,24 @@ def requeue_orphans(claims: Container[str]) -> int:
     building = list(AgentVersion.select().where(AgentVersion.status == VersionStatus.BUILDING))
     orphans = [version for version in building if version.claim not in claims]
     return sum(_requeue(version) for version in orphans)
+
+
+def close_orphans(held: Container[int]) -> int:
+    """pending or running -> failed for every execution that nobody holds.
+
+    The row of its end could not be written: the disk was full, or the database locked. `held` is
+    asked after the rows were read, as above.
+    """
+    unfinished = list(
+        Execution.select(Execution.id).where(Execution.status.in_(UNFINISHED)).tuples()
+    )
+    orphans = [row_id for (row_id,) in unfinished if row_id not in held]
+    return sum(_fail(row_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED) for row_id in orphans)
+
+
+def _fail(execution_id: int, code: ErrorCode, message: str) -> bool:
+    logger.warning("event=execution_orphaned execution_id=%d", execution_id)
+    return close_execution(execution_id, code, message)
 
 
 def _requeue(version: AgentVersion) -> bool:
