@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from http import HTTPStatus
+from math import inf
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 from waitress.adjustments import Adjustments
+from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 
@@ -56,6 +58,8 @@ class Patience:
     # Where there is no room for more bodies, those that come slower than this are ended.
     body_rate_in_need: int = 64 * 1024
     judged_after_seconds: float = 5
+    # What all clients together may leave unread of what was computed for them.
+    most_unread_bytes: int = 1024**3
 
 
 class Stage(StrEnum):
@@ -82,6 +86,7 @@ class Connection(HTTPChannel):
         self.parser_class = server.new_request
         self.has_refused = False
         self._is_lingering = False
+        self._is_postponed = False
         self._served = 0
         self._state: tuple[Stage, int] = (Stage.HEADERS, 0)
         self._since = time.monotonic()
@@ -90,8 +95,17 @@ class Connection(HTTPChannel):
 
     def service(self) -> None:
         """Serve one request, on a thread of waitress's own."""
-        super().service()
         self._served += 1
+        super().service()
+
+    def postpone(self) -> None:
+        """Serve the next request only when the last answer is read.
+
+        Requests may come many in a piece. waitress would answer them all, and keep what is not
+        read in a file each. (test_pipelined_requests_wait_until_answers_are_read)
+        """
+        self._is_postponed = True
+        self.server.pull_trigger()
 
     # Deadlines ------------------------------------------------------------------------------------
 
@@ -120,7 +134,8 @@ class Connection(HTTPChannel):
         """Return the stage, and a number that changes with whatever counts as progress in it."""
         if self._is_lingering:
             return Stage.LINGERING, 0
-        if self.total_outbufs_len or self.close_when_flushed or self.will_close:
+        is_ending = self.close_when_flushed or self.will_close
+        if self.total_outbufs_len or is_ending or self._is_postponed:
             return Stage.UNREAD, self.total_outbufs_len
         if self.requests:
             return Stage.SERVED, self._served
@@ -149,6 +164,12 @@ class Connection(HTTPChannel):
             self.requests.append(request)
             self.server.add_task(self)
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much of its answer is kept; a file that is sent as it is does not count."""
+        kept = (one for one in list(self.outbufs) if not isinstance(one, ReadOnlyFileBasedBuffer))
+        return sum(len(one) for one in kept)
+
     # Giving way -----------------------------------------------------------------------------------
 
     def worth(self, now: float) -> tuple[int, float] | None:
@@ -161,6 +182,10 @@ class Connection(HTTPChannel):
         if stage is Stage.BODY:
             return place, (self._body_bytes - self._bytes_before) / (now - self._since + 1)
         return place, self._since
+
+    def unread_since(self) -> float:
+        """Return when the client last read of its answer, or `inf` where none waits."""
+        return self._since if self._state[0] is Stage.UNREAD else inf
 
     def give_up_slow_body(self, now: float, patience: Patience) -> None:
         """End a request whose body takes of the common room and comes slowly."""
@@ -182,8 +207,15 @@ class Connection(HTTPChannel):
         """
         if self.has_refused and self.close_when_flushed and not self.total_outbufs_len:
             self._linger()
-        else:
-            super().handle_write()
+            return
+        super().handle_write()
+        if self._is_postponed and self.connected and not self.total_outbufs_len:
+            self._is_postponed = False
+            self.server.add_task(self)
+
+    def writable(self) -> bool:
+        """Tell whether anything waits until the client can be written to."""
+        return self._is_postponed or bool(super().writable())
 
     def _linger(self) -> None:
         self.close_when_flushed = False
@@ -209,6 +241,9 @@ class Connection(HTTPChannel):
         super().handle_close()
         if self.request is not None:
             self.request.close()
+        if self._is_postponed:
+            for request in self.requests:
+                request.close()
 
 
 def _seconds_for(stage: Stage, patience: Patience) -> float:
@@ -218,7 +253,7 @@ def _seconds_for(stage: Stage, patience: Patience) -> float:
         Stage.HEADERS: patience.header_seconds,
         Stage.BODY: patience.body_window_seconds,
         Stage.UNREAD: patience.unread_seconds,
-        Stage.SERVED: float("inf"),
+        Stage.SERVED: inf,
     }[stage]
 
 
@@ -273,10 +308,30 @@ class Server(TcpWSGIServer):
             stage = connection.look(now, self._patience)
             if stage is not None:
                 self._ended[stage] += 1
+        self._bound_unread_answers()
         if self._ended:
             ended = " ".join(f"{why}={count}" for why, count in sorted(self._ended.items()))
             logger.info("event=connections_ended %s", ended)
             self._ended.clear()
+
+    def _bound_unread_answers(self) -> None:
+        """End those that have read nothing for longest where too much is kept of all answers."""
+        kept = {one: one.unread_bytes for one in self.active_channels.values()}
+        excess = sum(kept.values()) - self._patience.most_unread_bytes
+        if excess <= 0:
+            return
+        for connection in sorted(kept, key=Connection.unread_since):
+            if excess > 0 and connection.unread_since() < inf:
+                connection.handle_close()
+                self._ended["unread_in_need"] += 1
+                excess -= kept[connection]
+
+    def add_task(self, task: Connection) -> None:
+        """Serve a connection's next request, at once or when the last answer is read."""
+        if task.total_outbufs_len:
+            task.postpone()
+        else:
+            super().add_task(task)
 
     def handle_accept(self) -> None:
         """Accept those that wait, if need be in place of others."""

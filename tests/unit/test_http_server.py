@@ -52,14 +52,16 @@ class Application:
         self.waiting = 0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        length = len(environ["wsgi.input"].read())
+        length = str(len(environ["wsgi.input"].read()))
+        is_long = environ["PATH_INFO"] == "/long"
+        announced = str(ANSWER_BYTES if is_long else len(length))
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", announced)])
         if environ["PATH_INFO"] == "/wait":
             self.waiting += 1
             self.may_answer.wait(DEADLINE_SECONDS)
-        if environ["PATH_INFO"] == "/long":
+        if is_long:
             return itertools.repeat(b"x" * 1024 * 1024, ANSWER_BYTES // 1024 // 1024)
-        return [str(length).encode()]
+        return [length.encode()]
 
 
 class Door:
@@ -84,6 +86,10 @@ class Door:
         )
 
     @property
+    def kept_bytes(self) -> int:
+        return sum(one.unread_bytes for one in list(self.inner.active_channels.values()))
+
+    @property
     def open_connections(self) -> int:
         return len(self.inner.active_channels)
 
@@ -104,11 +110,8 @@ class Answer:
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """Read to the end of the connection."""
-    content = b""
-    while chunk := connection.recv(65536):
-        content += chunk
-    return Answer(content)
+    """Read to the end of the connection; what follows the first answer belongs to its body."""
+    return Answer(_rest(connection))
 
 
 def drip(connection: socket.socket, pieces: Iterable[bytes], pause: float = 0.02) -> Answer:
@@ -257,6 +260,37 @@ def test_slow_reader_gets_the_whole_answer(serve: Serve) -> None:
             if time.monotonic() < slow_until:
                 pace.wait(0.01)
     assert read > ANSWER_BYTES
+
+
+def test_pipelined_requests_wait_until_answers_are_read(serve: Serve) -> None:
+    door = serve()
+    with door.connect() as connection:
+        request = b"GET /long HTTP/1.1\r\nHost: x\r\n"
+        connection.sendall((request + b"\r\n") * 2 + request + b"Connection: close\r\n\r\n")
+        wait_for(lambda: door.kept_bytes > ANSWER_BYTES / 2, "the first answer")
+        assert not is_closed_within(connection, 0.3)
+        assert door.kept_bytes < ANSWER_BYTES
+        assert len(read_answer(connection).body) > 3 * ANSWER_BYTES
+    wait_for(lambda: door.open_connections == 0, "the end of the connection")
+
+
+def test_unread_answers_together_take_bounded_room(serve: Serve) -> None:
+    door = serve(calm(most_unread_bytes=2 * ANSWER_BYTES))
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(door.connect()) for _ in range(4)]
+        for connection in readers:
+            connection.sendall(b"GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        wait_for(lambda: door.open_connections == 4, "all to be there")
+        wait_for(lambda: door.open_connections == 2, "two of four to be ended")
+        assert door.is_serving()
+        read = sorted(len(content_until_end(connection)) for connection in readers)
+        assert read[0] <= read[1] < ANSWER_BYTES < read[2] <= read[3]
+
+
+def content_until_end(connection: socket.socket) -> bytes:
+    with contextlib.suppress(ConnectionError):
+        return _rest(connection)
+    return b""
 
 
 def test_no_deadline_runs_while_the_server_is_at_work(serve: Serve) -> None:
