@@ -1,7 +1,8 @@
 """Connections: how long each may take for what, and which must go where all are taken.
 
-waitress's loop, one thread, calls everything here but `service`. Once a second it looks at every
-connection. Nothing is measured between two looks, so that waiting clients cost next to nothing.
+One thread, which runs the loop, calls everything here but `service`. Once a second it looks at
+every connection. Nothing is measured between two looks, so that waiting clients cost next to
+nothing.
 """
 
 import errno
@@ -20,6 +21,7 @@ from math import inf
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import HTTPChannel
@@ -231,10 +233,15 @@ class Connection(HTTPChannel):
 
     def handle_read(self) -> None:
         """Read; what follows a refused request is thrown away."""
-        if self._is_lingering:
-            self.recv(_DISCARD_BYTES)  # closes at the end
-        else:
-            super().handle_read()
+        try:
+            data = self.recv(_DISCARD_BYTES if self._is_lingering else self.adj.recv_bytes)
+        except BlockingIOError:
+            return  # poll(2) may be mistaken
+        except OSError:
+            self.handle_close()
+            return
+        if data and not self._is_lingering:
+            self.received(data)
 
     def handle_close(self) -> None:
         """Close, and forget a request that was not whole."""
@@ -281,6 +288,7 @@ class Server(TcpWSGIServer):
         self._patience = patience
         self._next_look = 0.0
         self._accept_at = 0.0
+        self._has_knock = False
         self._ended: Counter[str] = Counter()
         self._knocks = select.poll()
         self._knocks.register(listener, select.POLLIN)
@@ -294,14 +302,29 @@ class Server(TcpWSGIServer):
             sockinfo=where,
         )
 
+    def run(self) -> None:
+        """Serve until every connection and the trigger are gone."""
+        while self._map:
+            wasyncore.poll2(self._patience.look_seconds, self._map)
+            # Here, and not while events are handed out: one of a connection that is closed would
+            # reach the next that gets its descriptor. (test_newcomers_survive_those_they_replace)
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._next_look = now + self._patience.look_seconds
+                self._look(now)
+            if self._has_knock:
+                self._has_knock = False
+                self._accept_waiting()
+
     def readable(self) -> bool:
-        """Tell whether to accept; the loop asks at least once a second."""
-        # waitress's own goes by the wall clock, whose steps would close everything, or never more.
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + self._patience.look_seconds
-            self._look(now)
-        return bool(self.accepting) and now >= self._accept_at
+        """Tell whether to listen for new connections."""
+        # waitress's own also looks at connections, but by the wall clock: a step of that would
+        # close them all, or none ever after.
+        return bool(self.accepting) and time.monotonic() >= self._accept_at
+
+    def handle_accept(self) -> None:
+        """Note that somebody waits."""
+        self._has_knock = True
 
     def _look(self, now: float) -> None:
         for connection in list(self.active_channels.values()):
@@ -333,10 +356,10 @@ class Server(TcpWSGIServer):
         else:
             super().add_task(task)
 
-    def handle_accept(self) -> None:
+    def _accept_waiting(self) -> None:
         """Accept those that wait, if need be in place of others."""
         for _ in range(_ACCEPTED_AT_ONCE):
-            if not self._knocks.poll(0):
+            if not self.accepting or not self._knocks.poll(0):
                 return  # nobody is closed for the sake of nobody
             if len(self.active_channels) >= self.adj.connection_limit and not self._make_room():
                 self._pause()

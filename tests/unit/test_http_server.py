@@ -321,6 +321,29 @@ def test_idle_connections_make_room_for_new_ones(serve: Serve) -> None:
         assert door.open_connections <= 20
 
 
+def test_newcomers_survive_those_they_replace(serve: Serve) -> None:
+    door = serve(most_connections=8)
+    stack, end = contextlib.ExitStack(), time.monotonic() + 3
+    failed = asked = 0
+    with stack:
+        while time.monotonic() < end:
+            # Each leaves in the moment in which it may be closed to make room.
+            crowd = [door.connect() for _ in range(30)]
+            for connection in crowd:
+                with contextlib.suppress(OSError):
+                    connection.send(b"GET / HTTP/1.1\r\n")
+                    connection.shutdown(socket.SHUT_WR)
+            asked += 1
+            try:
+                failed += not door.is_serving()
+            except OSError:
+                failed += 1
+            for connection in crowd:
+                connection.close()
+    assert asked > 5
+    assert failed == 0
+
+
 def test_half_a_request_gives_way_after_idle_ones_and_work_never_does(serve: Serve) -> None:
     door = serve(most_connections=20)
     with contextlib.ExitStack() as stack:
