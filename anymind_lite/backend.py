@@ -23,6 +23,7 @@ from anymind_lite.services.builds import Builder
 from anymind_lite.services.executor import Executor
 from anymind_lite.services.idempotency import forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
+from anymind_lite.services.readiness import Readiness, check_readiness
 from anymind_lite.services.recovery import (
     close_orphans,
     hint_queued,
@@ -150,6 +151,16 @@ class Backend:
             self.key_usage.flush()
         except Exception:
             logger.exception("event=key_usage_not_written")
+
+    def readiness(self) -> Readiness:
+        """Tell whether every part can do its work now."""
+        settings = self.settings
+        return check_readiness(
+            build_queue=self.build_queue,
+            sandbox=self.sandbox,
+            folders=(settings.data_dir, settings.storage_path, settings.database_path.parent),
+            is_stopping=self.executor.slots.is_closed,
+        )
 
     def drain(self, timeout_seconds: float) -> bool:
         """Take no more executions and wait for those that run; tells whether all ended."""

@@ -91,6 +91,11 @@ class SlotPool:
         return self._slots + self._places
 
     @property
+    def is_closed(self) -> bool:
+        """Whether callers are turned away for good."""
+        return self._is_closed
+
+    @property
     def busy(self) -> int:
         """How many slots are taken now."""
         with self._changed:
