@@ -37,6 +37,14 @@ class Overloaded(AnymindError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class DiskFull(AnymindError):
+    """So little room is left on the server's disk that nothing large is begun."""
+
+
+class DatabaseDamaged(AnymindError):
+    """The database was found damaged: nothing more is written to it."""
+
+
 class BuildError(AnymindError):
     """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
 

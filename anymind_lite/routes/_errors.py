@@ -9,6 +9,8 @@ from werkzeug.exceptions import HTTPException
 from anymind_lite.database import is_disk_full
 from anymind_lite.errors import (
     AnymindError,
+    DatabaseDamaged,
+    DiskFull,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -26,6 +28,8 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    DatabaseDamaged: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 # werkzeug's own texts speak to people before a browser.

@@ -29,8 +29,10 @@ blueprint = ApiBlueprint(
 @blueprint.arguments(ExecuteRequest)
 def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
     """Execute the latest ready version of an agent and wait for the outcome."""
+    serving = backend()
+    serving.disk.require()
     row = executions.execute_agent(
-        current_user(), agent_id, body["payload"], executor=backend().executor
+        current_user(), agent_id, body["payload"], executor=serving.executor
     )
     return _answer(row, 201)
 
