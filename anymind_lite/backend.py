@@ -20,9 +20,14 @@ from anymind_lite.sandbox.policy import Tier
 from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
-from anymind_lite.services.executions import Executor
+from anymind_lite.services.executor import Executor
 from anymind_lite.services.limits import operator_caps, operator_limits
-from anymind_lite.services.recovery import hint_queued, recover_at_start, requeue_orphans
+from anymind_lite.services.recovery import (
+    close_orphans,
+    hint_queued,
+    recover_at_start,
+    requeue_orphans,
+)
 from anymind_lite.services.retention import Keep, Retention
 from anymind_lite.services.slots import SlotPool
 from anymind_lite.storage import ArtifactStore, DiskReserve
@@ -153,6 +158,7 @@ class Backend:
         if self._database.damage:
             return
         requeue_orphans(self._builder.claims)
+        close_orphans(self.executor.held)
         hint_queued(self.build_queue)
 
     def _flush_key_usage(self) -> None:
@@ -178,6 +184,7 @@ class Backend:
         self.reader.stop()
         self.sandbox.stop()
         self.executor.slots.wait_until_idle(_LAST_ROWS_SECONDS)
+        self.executor.end()
         self._resources.close()
         logger.info("event=stopped")
 

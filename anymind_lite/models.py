@@ -157,7 +157,8 @@ class AgentVersion(BaseModel):
 class Execution(BaseModel):
     """One recorded call of a version; `input_data` and `output_data` are JSON text.
 
-    `tier` and `layers`, their names with commas between, are the walls that stood around it; null
+    `tier` and `layers`, their names with commas between, are the walls that stood around it;
+    `duration_ms` is how long it took inside them, `cpu_ms` and `max_rss_kb` what it used. All null
     where it never came to a child.
     """
 
@@ -176,6 +177,9 @@ class Execution(BaseModel):
     error_code: Any = TextField(null=True)
     tier: Any = TextField(null=True)
     layers: Any = TextField(null=True)
+    duration_ms: Any = IntegerField(null=True)
+    cpu_ms: Any = IntegerField(null=True)
+    max_rss_kb: Any = IntegerField(null=True)
 
 
 MODELS = (User, ApiKey, Agent, AgentVersion, Execution)

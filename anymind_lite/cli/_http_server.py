@@ -18,9 +18,11 @@ from waitress.task import ErrorTask
 
 from anymind_lite.config import Settings
 from anymind_lite.errors import StartupError
+from anymind_lite.services.executor import LONG_POLLS
 
 _MEGABYTE = 1024 * 1024
-# Beside those that execute or wait for a slot, so that health, login and cancel always find one.
+# Beside those that execute, or wait for a slot or for an end: health, login and cancel always find
+# one.
 _SPARE_THREADS = 16
 _MOST_CONNECTIONS = 1000
 _LEAST_CONNECTIONS = 16
@@ -68,7 +70,8 @@ class HttpServer:
 
     def __init__(self, app: WSGIApplication, settings: Settings) -> None:
         self._socket = _bind(settings.server_host, settings.server_port)
-        threads = settings.worker_concurrency + settings.execution_queue_size + _SPARE_THREADS
+        waiting = settings.worker_concurrency + settings.execution_queue_size + LONG_POLLS
+        threads = waiting + _SPARE_THREADS
         self._map: dict[int, Any] = {}
         self._server = create_server(
             app,

@@ -7,9 +7,11 @@ holds that the two agree.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields as dataclass_fields
+from datetime import datetime
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, fields
+from marshmallow import EXCLUDE, Schema, fields, validate
 
 from anymind_lite.clock import iso_format
 from anymind_lite.credentials import MAX_ID
@@ -32,6 +34,8 @@ from anymind_lite.services.accounts import (
     MIN_PASSWORD_CHARS,
 )
 from anymind_lite.services.agents import MAX_DESCRIPTION_CHARS
+from anymind_lite.services.executions import ExecutionFilter
+from anymind_lite.services.executor import MAX_WAIT_SECONDS
 from anymind_lite.services.limits import asked_limits
 from anymind_lite.services.logs import LogEntry
 from anymind_lite.services.names import MAX_NAME_CHARS
@@ -155,16 +159,44 @@ class PageQuery(Shape):
 
 
 class ExecutionsQuery(PageQuery):
-    """The window of a list of executions, and of which version."""
+    """The window of a list of executions, and which of them."""
 
     agent_version_id = WholeNumber(
         least=0, most=MAX_ID, description="Only executions of this version"
+    )
+    agent_id = WholeNumber(least=0, most=MAX_ID, description="Only executions of this agent")
+    status = Text(
+        validate=validate.OneOf([*ExecutionStatus], error="must be one of {choices}"),
+        metadata={"description": "Only executions that stand so"},
+    )
+    before_id = WholeNumber(
+        least=0,
+        most=MAX_ID,
+        description="Only executions with a smaller id: to go on where the last list ended, "
+        "at the same cost however far back",
+    )
+
+
+class PollQuery(Shape):
+    """How long to wait for the end of an execution."""
+
+    wait = WholeNumber(
+        least=0,
+        load_default=0,
+        most=MAX_WAIT_SECONDS,
+        description="Answer when the execution has ended, or after so many seconds as it stands",
     )
 
 
 def page_of(query: Mapping[str, Any]) -> Page:
     """Return the window that a query asks for."""
     return Page(skip=query["skip"], limit=query["limit"])
+
+
+def filter_of(query: Mapping[str, Any]) -> ExecutionFilter:
+    """Return which executions a query asks for."""
+    names = [field.name for field in dataclass_fields(ExecutionFilter)]
+    return ExecutionFilter(**{name: query.get(name) for name in names})
 
 
 # Errors -------------------------------------------------------------------------------------------
@@ -312,7 +344,7 @@ def api_key_json(row: ApiKey) -> dict[str, Any]:
         "key_prefix": row.key_prefix,
         "name": row.name,
         "is_active": row.is_active,
-        "last_used_at": None if row.last_used_at is None else iso_format(row.last_used_at),
+        "last_used_at": _instant_json(row.last_used_at),
         "created_at": iso_format(row.created_at),
     }
 
@@ -479,6 +511,11 @@ class ExecutionSchema(Shape):
         required=True,
         metadata={"description": "What those walls were made of", "example": ["rlimits"]},
     )
+    started_at = _instant("When it left the line", allow_none=True)
+    finished_at = _instant("When it ended", allow_none=True)
+    duration_ms = _number("How long it took in the sandbox", 12, allow_none=True)
+    cpu_ms = _number("How much CPU time it used", 9, allow_none=True)
+    max_rss_kb = _number("How much memory it had at its peak", 14200, allow_none=True)
 
 
 class LogEntrySchema(Shape):
@@ -526,12 +563,21 @@ def execution_json(row: Execution) -> Iterator[str]:
         "error_code": row.error_code,
         "tier": row.tier,
         "layers": row.layers.split(",") if row.layers else [],
+        "started_at": _instant_json(row.started_at),
+        "finished_at": _instant_json(row.finished_at),
+        "duration_ms": row.duration_ms,
+        "cpu_ms": row.cpu_ms,
+        "max_rss_kb": row.max_rss_kb,
     }
     yield f'{_compact(known)[:-1]},"input_data":'
     yield row.input_data
     yield ',"output_data":'
     yield "null" if row.output_data is None else row.output_data
     yield f",{_compact(rest)[1:]}"
+
+
+def _instant_json(instant: datetime | None) -> str | None:
+    return None if instant is None else iso_format(instant)
 
 
 def _compact(value: dict[str, Any]) -> str:

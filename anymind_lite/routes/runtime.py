@@ -2,16 +2,19 @@
 
 from typing import Any
 
-from flask import Response
+from flask import Response, request, url_for
 
-from anymind_lite.models import Execution
+from anymind_lite.models import UNFINISHED, Execution
+from anymind_lite.routes import _prefer
 from anymind_lite.routes._context import authenticated, backend, current_user
 from anymind_lite.routes._openapi import ApiBlueprint
 from anymind_lite.routes._schemas import (
     ExecuteRequest,
     ExecutionSchema,
     ExecutionsQuery,
+    PollQuery,
     execution_json,
+    filter_of,
     json_array,
     page_of,
 )
@@ -24,17 +27,28 @@ blueprint = ApiBlueprint(
 
 @blueprint.route("/<id:agent_id>/execute", methods=["POST"])
 @blueprint.answers(201, ExecutionSchema, "The execution, completed, failed or cancelled")
+@blueprint.answers(202, ExecutionSchema, "The execution, pending or running: `Location` says where")
+@blueprint.doc(parameters=[_prefer.PARAMETER])
 @blueprint.may_answer(503)
 @authenticated
 @blueprint.arguments(ExecuteRequest)
 def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
-    """Execute the latest ready version of an agent and wait for the outcome."""
+    """Execute the latest ready version of an agent, and wait for the outcome unless told not to."""
     serving = backend()
     serving.disk.require()
+    preference = _prefer.read_preference(request.headers.getlist("Prefer"))
     row = executions.execute_agent(
-        current_user(), agent_id, body["payload"], executor=serving.executor
+        current_user(),
+        agent_id,
+        body["payload"],
+        executor=serving.executor,
+        patience_seconds=preference.patience_seconds,
     )
-    return _answer(row, 201)
+    response = _answer(row, 202 if row.status in UNFINISHED else 201)
+    if preference.applied:
+        response.headers["Preference-Applied"] = preference.applied
+        response.headers["Location"] = url_for("runtime.get_execution", execution_id=row.id)
+    return response
 
 
 @blueprint.route("/executions", methods=["GET"])
@@ -42,19 +56,21 @@ def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
 @authenticated
 @blueprint.arguments(ExecutionsQuery, location="query")
 def list_executions(query: dict[str, Any]) -> Any:
-    """List executions."""
-    rows = executions.iter_executions(
-        current_user(), page_of(query), agent_version_id=query.get("agent_version_id")
-    )
+    """List executions, those that wait or run included."""
+    rows = executions.iter_executions(current_user(), page_of(query), filter_of(query))
     return Response(json_array(map(execution_json, rows)), mimetype="application/json")
 
 
 @blueprint.route("/executions/<id:execution_id>", methods=["GET"])
 @blueprint.answers(200, ExecutionSchema, "The execution")
 @authenticated
-def get_execution(execution_id: int) -> Any:
-    """Get an execution."""
-    return _answer(executions.get_execution(current_user(), execution_id))
+@blueprint.arguments(PollQuery, location="query")
+def get_execution(query: dict[str, Any], execution_id: int) -> Any:
+    """Get an execution; with `wait`, when it has ended."""
+    row = executions.poll_execution(
+        current_user(), execution_id, query["wait"], executor=backend().executor
+    )
+    return _answer(row)
 
 
 @blueprint.route("/executions/<id:execution_id>/cancel", methods=["POST"])

@@ -9,14 +9,21 @@ from anymind_lite.reader.in_server import Reader
 from anymind_lite.storage import ArtifactStore
 
 
-def ensure_code(version: AgentVersion, *, store: ArtifactStore, reader: Reader) -> Path:
+def ensure_code(
+    version: AgentVersion,
+    *,
+    store: ArtifactStore,
+    reader: Reader,
+    key: str = "",
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Path:
     """Return the agent's root folder of a version, unpacking its artifact when needed.
 
-    Raises what `unpack_code` raises.
+    `key`, `is_wanted` and what it raises are those of `unpack_code`.
     """
     folder = store.code_dir(version.agent_id, version.id)
     if not folder.is_dir():
-        unpack_code(version, store=store, reader=reader)
+        unpack_code(version, store=store, reader=reader, key=key, is_wanted=is_wanted)
     return folder
 
 

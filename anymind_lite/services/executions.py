@@ -6,11 +6,10 @@ is final never changes again. An execution runs at most once.
 
 import json
 import logging
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from peewee import IntegrityError
@@ -27,160 +26,90 @@ from anymind_lite.models import (
     ExecutionStatus,
     User,
 )
-from anymind_lite.reader.in_server import Reader, ReadingCancelled
+from anymind_lite.reader.in_server import ReadingCancelled
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
-from anymind_lite.sandbox.in_server.supervisor import Supervisor
-from anymind_lite.sandbox.policy import Limits
-from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.agents import get_agent
-from anymind_lite.services.code import ensure_code
-from anymind_lite.services.limits import Caps, asked_limits, execution_limits
+from anymind_lite.services.executor import INTERRUPTED, Executor, Place, has_status
 from anymind_lite.services.pages import Page
-from anymind_lite.services.slots import Reservation, SlotPool
-from anymind_lite.storage import ArtifactStore
 
 logger = logging.getLogger(__name__)
-
-INTERRUPTED = "Interrupted by a server restart."
-_INTERRUPT_SECONDS = 5.0
 
 _EXECUTION_OF_USER = PreparedSelect(
     Execution.select().where(Execution.id == 0, Execution.user == 0)
 )
-_STATUS_BY_ID = PreparedSelect(Execution.select(Execution.status).where(Execution.id == 0))
 
 
-class Executor:
-    """Runs versions in the sandbox, a bounded number at once, and can stop each."""
+@dataclass(frozen=True)
+class _Call:
+    """What is executed: a version, the payload as JSON text, by whom."""
 
-    def __init__(
-        self,
-        *,
-        slots: SlotPool,
-        sandbox: Supervisor,
-        store: ArtifactStore,
-        limits: Limits,
-        caps: Caps,
-        reader: Reader,
-    ) -> None:
-        self.slots = slots
-        self._sandbox = sandbox
-        self._store = store
-        self._limits = limits
-        self._caps = caps
-        self._reader = reader
-        self._waiting: dict[int, Reservation] = {}
-        self._running: set[int] = set()
-        self._is_ending = False
-        self._lock = threading.Lock()
-
-    def begin(self) -> None:
-        """Take executions, also after an earlier `interrupt`."""
-        self._is_ending = False
-        self.slots.open()
-
-    def interrupt(self) -> None:
-        """Take no more executions and kill those that run: a restart interrupted them."""
-        self.slots.close()
-        self._is_ending = True
-        deadline = time.monotonic() + _INTERRUPT_SECONDS
-        with self._lock:
-            running = tuple(self._running)
-        for execution_id in running:
-            if time.monotonic() < deadline:  # past it the sandbox itself is stuck
-                self._sandbox.cancel(_job_key(execution_id))
-
-    def run(self, execution_id: int, version: AgentVersion, payload: bytes) -> Outcome:
-        """Run the version's entrypoint on a payload of JSON text. Raises BuildError."""
-        folder = ensure_code(version, store=self._store, reader=self._reader)
-        job = Job(
-            Mode.EXECUTE,
-            execution_limits(self._limits, asked_limits(version), self._caps),
-            str(folder),
-            version.entrypoint,
-            allows_processes=version.allows_processes,
-        )
-        with self._interruptible(execution_id):
-            outcome = self._sandbox.run(
-                job,
-                payload,
-                key=_job_key(execution_id),
-                # It may have been cancelled, be gone with its agent, or the server ends.
-                is_wanted=lambda: (
-                    not self._is_ending and _has_status(execution_id, ExecutionStatus.RUNNING)
-                ),
-            )
-        return self._judged(outcome)
-
-    @contextmanager
-    def _interruptible(self, execution_id: int) -> Iterator[None]:
-        with self._lock:
-            self._running.add(execution_id)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running.discard(execution_id)
-
-    def _judged(self, outcome: Outcome) -> Outcome:
-        """Tell a job that ended with the server from one that the sandbox failed to run.
-
-        Who cancels closes the row first, so what is written here of a cancelled job is not read.
-        """
-        ours = (StopReason.CANCELLED, StopReason.SANDBOX_FAILURE)
-        if self._is_ending and outcome.reason in ours:
-            return replace(outcome, reason=StopReason.SERVER_ENDED, message=INTERRUPTED)
-        return outcome
-
-    @contextmanager
-    def waiting(self, execution_id: int, reservation: Reservation) -> Iterator[None]:
-        """Let `stop` reach an execution that waits for its slot."""
-        with self._lock:
-            self._waiting[execution_id] = reservation
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._waiting[execution_id]
-
-    def stop(self, execution_id: int) -> None:
-        """End an execution wherever it is: waiting for a slot or running."""
-        with self._lock:
-            reservation = self._waiting.get(execution_id)
-        if reservation is not None:
-            reservation.abandon()
-        self._sandbox.cancel(_job_key(execution_id))
-
-
-def _has_status(execution_id: int, status: ExecutionStatus) -> bool:
-    row = _STATUS_BY_ID.find(execution_id)
-    return row is not None and row.status == status
-
-
-def _job_key(execution_id: int) -> str:
-    return f"execution-{execution_id}"
+    user: User
+    version: AgentVersion
+    payload_text: str
 
 
 def execute_agent(
-    user: User, agent_id: int, payload: dict[str, Any], *, executor: Executor
+    user: User,
+    agent_id: int,
+    payload: dict[str, Any],
+    *,
+    executor: Executor,
+    patience_seconds: float | None = None,
 ) -> Execution:
-    """Run the agent's current version on a payload and return the finished row.
+    """Run the agent's current version on a payload and return the row.
 
-    Raises NotFound, InvalidInput (no ready version, archived), Overloaded. What goes wrong inside
-    the agent is a row with status failed, not an error.
+    Without `patience_seconds` the row is finished. With it the run goes on in the background: the
+    row is as it stands when the execution has ended or so much time has passed. Raises NotFound,
+    InvalidInput (no ready version, archived), Overloaded. What goes wrong inside the agent is a row
+    with status failed, not an error.
     """
-    version = _runnable_version(user, agent_id)
-    payload_text = _json_text(payload)
-    with executor.slots.reserve() as reservation:
-        # Asked once: another thread may hand the slot over while the row is written, and what the
-        # row says is what must be done. (test_a_slot_that_comes_while_the_row_is_written)
-        has_slot = reservation.has_slot
-        execution = _insert_execution(user, version, payload_text, has_slot)
-        if not has_slot and not _wait_for_slot(execution, reservation, executor):
-            return get_execution(user, execution.id)
-        outcome = _run(execution, version, payload_text, executor)
-        finish_execution(execution.id, outcome)  # before the slot is free: a stop waits for it
+    call = _Call(user, _runnable_version(user, agent_id), _json_text(payload))
+    if patience_seconds is None:
+        with executor.place() as place:
+            execution, has_slot = _begin(call, place)
+            _carry_out(execution, call, place, executor, has_slot=has_slot)
+    else:
+        execution = _begin_in_background(call, executor)
+        executor.wait_for_end(execution.id, patience_seconds)
     return get_execution(user, execution.id)
+
+
+def _begin(call: _Call, place: Place) -> tuple[Execution, bool]:
+    """Insert the row; return it, and whether it has its slot."""
+    # Asked once: another thread may hand the slot over while the row is written, and what the row
+    # says is what must be done. (test_a_slot_that_comes_while_the_row_is_written)
+    has_slot = place.reservation.has_slot
+    return _insert_execution(call, has_slot, claim=place.claim), has_slot
+
+
+def _begin_in_background(call: _Call, executor: Executor) -> Execution:
+    with ExitStack() as stack:
+        place = stack.enter_context(executor.place())
+        execution, has_slot = _begin(call, place)
+        carry_out = partial(
+            _carry_out, execution, call, place, executor, has_slot=has_slot, is_patient=True
+        )
+        try:
+            executor.in_background(carry_out, stack.pop_all())
+        except Overloaded as exc:
+            close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
+            raise
+    return execution
+
+
+def _carry_out(
+    execution: Execution,
+    call: _Call,
+    place: Place,
+    executor: Executor,
+    *,
+    has_slot: bool,
+    is_patient: bool = False,
+) -> None:
+    """Run an execution to its end, whichever that is. Raises Overloaded, not if patient."""
+    if has_slot or _wait_for_slot(execution, place, is_patient=is_patient):
+        outcome = _run(execution, call, executor)
+        finish_execution(execution.id, outcome)  # before the slot is free: a stop waits for it
 
 
 def _json_text(value: Any) -> str:
@@ -200,55 +129,54 @@ def _runnable_version(user: User, agent_id: int) -> AgentVersion:
     return version
 
 
-def _insert_execution(
-    user: User, version: AgentVersion, payload_text: str, has_slot: bool
-) -> Execution:
+def _insert_execution(call: _Call, has_slot: bool, *, claim: Callable[[int], None]) -> Execution:
+    """Write the row, and claim its id before anybody else can see it."""
     now = utc_now()
     status = ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING
     try:
         with write_transaction():
             execution: Execution = Execution.create(
-                agent=version.agent_id,
-                agent_version=version.id,
-                user=user.id,
+                agent=call.version.agent_id,
+                agent_version=call.version.id,
+                user=call.user.id,
                 status=status,
-                input_data=payload_text,
+                input_data=call.payload_text,
                 created_at=now,
                 started_at=now if has_slot else None,
                 updated_at=now,
             )
+            claim(execution.id)
     except IntegrityError as exc:  # deleted since it was looked up: a foreign key fails
         raise NotFound("Agent not found") from exc
     return execution
 
 
-def _wait_for_slot(execution: Execution, reservation: Reservation, executor: Executor) -> bool:
-    """Wait in line; tells whether the execution may run now."""
+def _wait_for_slot(execution: Execution, place: Place, *, is_patient: bool) -> bool:
+    """Wait in line; tells whether the execution may run now. Raises Overloaded, not if patient."""
     try:
-        with executor.waiting(execution.id, reservation):
-            # Whoever cancels from here on ends the wait; whoever did before has closed the row.
-            has_slot = _has_status(execution.id, ExecutionStatus.PENDING) and reservation.wait()
+        # Whoever cancels from here on ends the wait; whoever did before has closed the row.
+        has_slot = has_status(execution.id, ExecutionStatus.PENDING) and place.reservation.wait(
+            is_limited=not is_patient
+        )
     except Overloaded as exc:
-        _close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
+        close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
         raise
     if not has_slot:
         # Cancelled, which has closed the row already, or the server is going down.
-        _close_execution(execution.id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
+        close_execution(execution.id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
         return False
     return mark_running(execution.id)
 
 
-def _run(
-    execution: Execution, version: AgentVersion, payload_text: str, executor: Executor
-) -> Outcome:
+def _run(execution: Execution, call: _Call, executor: Executor) -> Outcome:
     try:
-        return executor.run(execution.id, version, payload_text.encode())
+        return executor.run(execution.id, call.version, call.payload_text.encode())
     except BuildError as exc:
         return Outcome(StopReason.SANDBOX_FAILURE, str(exc), "", 0)
     except ReadingCancelled:
         return Outcome(StopReason.SERVER_ENDED, INTERRUPTED, "", 0)
     except BaseException:
-        _close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, "The server failed to run it.")
+        close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, "The server failed to run it.")
         raise
 
 
@@ -283,21 +211,26 @@ def finish_execution(execution_id: int, outcome: Outcome) -> bool:
             .execute()
         )
         if not changed:
-            # A cancelled run keeps what it had printed.
+            # A cancelled run keeps what it had printed, and what it used.
             Execution.update(_traces(outcome)).where(
                 Execution.id == execution_id,
                 Execution.status == ExecutionStatus.CANCELLED,
-                Execution.logs.is_null(),
+                Execution.tier.is_null(),
             ).execute()
     return bool(changed == 1)
 
 
 def _traces(outcome: Outcome) -> dict[str, Any]:
     """Return the columns that tell of any run that came to a child, however it ended."""
+    if outcome.tier is None:
+        return {"logs": outcome.logs or None}
     return {
         "logs": outcome.logs or None,
         "tier": outcome.tier,
-        "layers": ",".join(outcome.layers) if outcome.tier else None,
+        "layers": ",".join(outcome.layers),
+        "duration_ms": outcome.duration_ms,
+        "cpu_ms": outcome.cpu_ms,
+        "max_rss_kb": outcome.max_rss_kb,
     }
 
 
@@ -321,7 +254,7 @@ def _error_code(reason: StopReason) -> ErrorCode | None:
             return ErrorCode(reason)
 
 
-def _close_execution(execution_id: int, code: ErrorCode, message: str) -> bool:
+def close_execution(execution_id: int, code: ErrorCode, message: str) -> bool:
     """pending or running -> cancelled or failed without an outcome; False when it was final."""
     now = utc_now()
     is_cancelled = code is ErrorCode.CANCELLED
@@ -346,25 +279,56 @@ def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Ex
     The row is decided first: whatever the agent still reports loses against it.
     """
     get_execution(user, execution_id)
-    _close_execution(execution_id, ErrorCode.CANCELLED, "The execution was cancelled.")
+    close_execution(execution_id, ErrorCode.CANCELLED, "The execution was cancelled.")
     executor.stop(execution_id)
     return get_execution(user, execution_id)
 
 
-def iter_executions(
-    user: User, page: Page, *, agent_version_id: int | None = None
-) -> Iterator[Execution]:
-    """Return the user's executions, newest first, of one version or of all.
+@dataclass(frozen=True)
+class ExecutionFilter:
+    """Which executions to list; None is any. `before_id` goes on where another list ended."""
+
+    agent_id: int | None = None
+    agent_version_id: int | None = None
+    status: ExecutionStatus | None = None
+    before_id: int | None = None
+
+
+_ANY = ExecutionFilter()
+
+
+def iter_executions(user: User, page: Page, wanted: ExecutionFilter = _ANY) -> Iterator[Execution]:
+    """Return the user's executions, newest first.
 
     Which they are is settled by the call; each row is read when it is its turn, since a row may
     hold megabytes. One that was deleted meanwhile is left out.
     """
     query = Execution.select(Execution.id).where(Execution.user == user.id)
-    if agent_version_id is not None:
-        query = query.where(Execution.agent_version == agent_version_id)
+    if wanted.agent_id is not None:
+        query = query.where(Execution.agent == wanted.agent_id)
+    if wanted.agent_version_id is not None:
+        query = query.where(Execution.agent_version == wanted.agent_version_id)
+    if wanted.status is not None:
+        query = query.where(Execution.status == wanted.status)
+    if wanted.before_id is not None:
+        query = query.where(Execution.id < wanted.before_id)
     query = query.order_by(Execution.id.desc()).offset(page.skip).limit(page.limit)
     rows = (_EXECUTION_OF_USER.find(row_id, user.id) for (row_id,) in list(query.tuples()))
     return (row for row in rows if row is not None)
+
+
+def poll_execution(
+    user: User, execution_id: int, wait_seconds: float, *, executor: Executor
+) -> Execution:
+    """Return the user's execution when it has ended, or as it stands after so long.
+
+    Holds no slot. When too many wait already it returns at once. Raises NotFound.
+    """
+    row = get_execution(user, execution_id)
+    if wait_seconds and row.status in UNFINISHED:
+        executor.poll(execution_id, wait_seconds)
+        row = get_execution(user, execution_id)
+    return row
 
 
 def get_execution(user: User, execution_id: int) -> Execution:

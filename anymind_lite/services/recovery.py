@@ -19,7 +19,8 @@ from anymind_lite.models import (
     VersionStatus,
 )
 from anymind_lite.services.builds import MAX_ATTEMPTS, refresh_agent
-from anymind_lite.services.executions import INTERRUPTED
+from anymind_lite.services.executions import close_execution
+from anymind_lite.services.executor import INTERRUPTED
 from anymind_lite.tasks import BuildQueue
 
 logger = logging.getLogger(__name__)
@@ -28,17 +29,28 @@ logger = logging.getLogger(__name__)
 # else read the whole table (SQLite manual, "Partial Indexes").
 _IS_UNFINISHED_EXECUTION = SQL("status IN ('pending', 'running')")
 _IS_UNFINISHED_VERSION = SQL("status IN ('queued', 'building')")
-# Agents that say they are being built, though nothing of theirs waits or is being built.
-AGENTS_TO_REFRESH = (
-    "SELECT id FROM agent WHERE status = 'building' AND COALESCE((SELECT status "
-    "FROM agent_version WHERE agent_id = agent.id ORDER BY number DESC LIMIT 1), '') "
-    "NOT IN ('queued', 'building')"
+# Without being told SQLite reads a whole covering index instead, which it takes for cheaper.
+UNFINISHED_EXECUTIONS = (
+    "SELECT id FROM execution INDEXED BY execution_unfinished "
+    "WHERE status IN ('pending', 'running')"
 )
+# Agents that say they are being built and whose versions say otherwise. Thousands may be waiting to
+# be built, so the ones in order are not touched.
+AGENTS_TO_REFRESH = """
+    SELECT id FROM agent WHERE status = 'building' AND (
+        COALESCE((SELECT status FROM agent_version
+            WHERE agent_id = agent.id ORDER BY number DESC LIMIT 1), '')
+            NOT IN ('queued', 'building')
+        OR current_version_id IS NOT (SELECT MAX(id) FROM agent_version
+            WHERE agent_id = agent.id AND status = 'ready'))
+"""
 
 _POISON = (
     f"Build failed: the server could not finish it in {MAX_ATTEMPTS} attempts; "
     "the server's log says why."
 )
+
+_UNRECORDED = "The server could not write down how it ended."
 
 
 def recover_at_start() -> None:
@@ -77,6 +89,22 @@ def requeue_orphans(claims: Container[str]) -> int:
     )
     orphans = [version for version in building if version.claim not in claims]
     return sum(_requeue(version) for version in orphans)
+
+
+def close_orphans(held: Container[int]) -> int:
+    """pending or running -> failed for every execution that nobody holds.
+
+    The row of its end could not be written: the disk was full, or the database locked. `held` is
+    asked after the rows were read, as above.
+    """
+    unfinished = database.execute_sql(UNFINISHED_EXECUTIONS).fetchall()
+    orphans = [row_id for (row_id,) in unfinished if row_id not in held]
+    return sum(_fail(row_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED) for row_id in orphans)
+
+
+def _fail(execution_id: int, code: ErrorCode, message: str) -> bool:
+    logger.warning("event=execution_orphaned execution_id=%d", execution_id)
+    return close_execution(execution_id, code, message)
 
 
 def _requeue(version: AgentVersion) -> bool:

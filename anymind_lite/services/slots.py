@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from math import inf
 from types import TracebackType
 
 from anymind_lite.errors import Overloaded
@@ -64,17 +65,22 @@ class SlotPool:
             )
 
     @property
+    def capacity(self) -> int:
+        """How many callers may run or wait."""
+        return self._slots + self._places
+
+    @property
     def busy(self) -> int:
         """How many slots are taken now."""
         with self._changed:
             return self._slots - self._free
 
-    def wait(self, turn: _Turn) -> bool:
+    def wait(self, turn: _Turn, *, is_limited: bool) -> bool:
         """Wait for the slot; False when the place was abandoned or the pool closed meanwhile.
 
-        Raises Overloaded when no slot came free in time.
+        Raises Overloaded when the wait is limited and no slot came free in time.
         """
-        deadline = time.monotonic() + self._wait_seconds
+        deadline = time.monotonic() + (self._wait_seconds if is_limited else inf)
         with self._changed:
             while not turn.is_granted:
                 if turn.is_abandoned:
@@ -82,7 +88,7 @@ class SlotPool:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise Overloaded("All execution slots are busy", retry_after_seconds=5)
-                self._changed.wait(remaining)
+                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
         return True
 
     def abandon(self, turn: _Turn) -> None:
@@ -123,9 +129,9 @@ class Reservation:
         """Whether it may run now, without waiting."""
         return self._turn.is_granted
 
-    def wait(self) -> bool:
+    def wait(self, *, is_limited: bool = True) -> bool:
         """Wait for the slot; see `SlotPool.wait`."""
-        return self._pool.wait(self._turn)
+        return self._pool.wait(self._turn, is_limited=is_limited)
 
     def abandon(self) -> None:
         """End the wait from another thread."""

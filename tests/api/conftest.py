@@ -65,10 +65,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 # alive would repair the rows of other tests from its own threads.
 @pytest.fixture(scope="package")
 def backend(settings: Settings) -> Iterator[Backend]:
-    backend = Backend(settings)
-    backend.start()
-    yield backend
-    backend.stop()
+    # Tests write rows that no server would leave so; they are not to be repaired under them.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anymind_lite.backend._REPAIR_SECONDS", 3600.0)
+        backend = Backend(settings)
+        backend.start()
+        yield backend
+        backend.stop()
 
 
 @pytest.fixture(scope="package")

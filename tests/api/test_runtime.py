@@ -42,6 +42,11 @@ EXECUTION_KEYS = [
     "error_code",
     "tier",
     "layers",
+    "started_at",
+    "finished_at",
+    "duration_ms",
+    "cpu_ms",
+    "max_rss_kb",
 ]
 
 
@@ -221,6 +226,38 @@ class TestList:
         assert listed(2**63 - 1) == []
         assert listed(0) == []
 
+    def test_filters_add_up(
+        self, client: FlaskClient, alice: Person, bob: Person, version: AgentVersion
+    ) -> None:
+        other = add_version(make_agent(client, alice), "ready")
+        failed, running, done, elsewhere = (
+            add_execution(alice, version, status="failed"),
+            add_execution(alice, version, status="running", finished_at=None),
+            add_execution(alice, version),
+            add_execution(alice, other, status="failed"),
+        )
+        add_execution(bob, add_version(make_agent(client, bob), "ready"), status="failed")
+        agent = version.agent_id
+        for query, expected in (
+            ("status=failed", [elsewhere, failed]),
+            ("status=running", [running]),
+            (f"agent_id={agent}", [done, running, failed]),
+            (f"agent_id={agent}&status=failed", [failed]),
+            (f"agent_version_id={other.id}&status=failed", [elsewhere]),
+            (f"agent_version_id={other.id}&agent_id={agent}", []),
+            (f"before_id={done.id}&limit=1", [running]),
+            (f"status=failed&before_id={elsewhere.id}", [failed]),
+            ("before_id=0", []),
+        ):
+            response = client.get(f"{RUNTIME}/executions?{query}", headers=alice.by_key)
+            assert [row["id"] for row in body_of(response)] == [row.id for row in expected], query
+
+    @pytest.mark.parametrize("value", ["", "done", "COMPLETED", "completed,failed"])
+    def test_status_must_be_one(self, client: FlaskClient, alice: Person, value: str) -> None:
+        response = client.get(f"{RUNTIME}/executions?status={value}", headers=alice.by_key)
+        words = "pending, running, completed, failed, cancelled"
+        assert detail(response, 400) == f"status must be one of {words}"
+
     @pytest.mark.parametrize("value", ["x", "", "1.0", "-1", "9223372036854775808"])
     def test_filter_must_be_an_id(self, client: FlaskClient, alice: Person, value: str) -> None:
         response = client.get(
@@ -344,8 +381,8 @@ def test_a_slot_that_comes_while_the_row_is_written(
     holders = [backend.executor.slots.reserve() for _ in range(backend.settings.worker_concurrency)]
     insert = executions._insert_execution
 
-    def insert_then_free(*arguments: Any) -> Execution:
-        row = insert(*arguments)
+    def insert_then_free(*arguments: Any, **named: Any) -> Execution:
+        row = insert(*arguments, **named)
         with holders.pop():
             pass
         return row

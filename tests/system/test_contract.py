@@ -62,6 +62,11 @@ EXECUTION = {
     "error_code": None,
     "tier": "A",
     "layers": [],
+    "started_at": At,
+    "finished_at": At,
+    "duration_ms": 12,
+    "cpu_ms": 9,
+    "max_rss_kb": 14200,
 }
 BUILD_LOG = {
     "timestamp": At,

@@ -6,6 +6,8 @@ SQLite plans without looking at the rows, so the plan of an empty database is th
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -16,10 +18,15 @@ from anymind_lite.services import retention
 from anymind_lite.services.agents import delete_agent, derive_status, list_agents
 from anymind_lite.services.api_keys import KeyUsage, list_api_keys
 from anymind_lite.services.builds import refresh_agent
-from anymind_lite.services.executions import get_execution, iter_executions
+from anymind_lite.services.executions import ExecutionFilter, get_execution, iter_executions
 from anymind_lite.services.logs import list_agent_logs
 from anymind_lite.services.pages import Page
-from anymind_lite.services.recovery import hint_queued, recover_at_start
+from anymind_lite.services.recovery import (
+    close_orphans,
+    hint_queued,
+    recover_at_start,
+    requeue_orphans,
+)
 from anymind_lite.services.versions import list_versions
 from tests.unit.conftest import Rows
 
@@ -85,11 +92,27 @@ def is_bounded(step: str) -> bool:
 
 
 PAGE = Page(0, 20)
+FILTERS = ("agent_id", "agent_version_id", "status", "before_id")
+
+
+def list_executions(wanted: tuple[str, ...], world: World) -> object:
+    row = world.execution
+    values = {
+        "agent_id": row.agent_id,
+        "agent_version_id": row.agent_version_id,
+        "status": row.status,
+        "before_id": row.id,
+    }
+    chosen: dict[str, Any] = {name: values[name] for name in wanted}
+    return list(iter_executions(world.user, PAGE, ExecutionFilter(**chosen)))
+
+
 STATEMENTS: dict[str, Callable[[World], object]] = {
-    "executions": lambda w: list(iter_executions(w.user, PAGE)),
-    "executions of a version": lambda w: list(
-        iter_executions(w.user, PAGE, agent_version_id=w.version.id)
-    ),
+    **{
+        f"executions {' and '.join(wanted) or 'of the user'}": partial(list_executions, wanted)
+        for count in range(len(FILTERS) + 1)
+        for wanted in combinations(FILTERS, count)
+    },
     "execution": lambda w: get_execution(w.user, w.execution.id),
     "agent logs": lambda w: list_agent_logs(w.user, w.agent.id, PAGE),
     "agents": lambda w: list_agents(w.user, PAGE),
@@ -101,6 +124,8 @@ STATEMENTS: dict[str, Callable[[World], object]] = {
         w.user, w.agent.id, stop_execution=print, store=NoFiles()
     ),
     "recovery": lambda _: recover_at_start(),
+    "repair of builds": lambda _: requeue_orphans(()),
+    "repair of executions": lambda _: close_orphans(()),
     "hints": lambda _: hint_queued(EmptyQueue()),  # type: ignore[arg-type]
     "retention": lambda _: retention.Retention(retention.Keep(days=1, count=1)).sweep(),
 }

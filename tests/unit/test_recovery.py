@@ -14,8 +14,15 @@ from anymind_lite.models import (
     ExecutionStatus,
     VersionStatus,
 )
+from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.services.builds import MAX_ATTEMPTS, mark_building
-from anymind_lite.services.recovery import hint_queued, recover_at_start, requeue_orphans
+from anymind_lite.services.executions import finish_execution
+from anymind_lite.services.recovery import (
+    close_orphans,
+    hint_queued,
+    recover_at_start,
+    requeue_orphans,
+)
 from anymind_lite.tasks import BuildQueue
 from tests.unit.conftest import Rows
 from tests.waiting import wait_for
@@ -54,6 +61,37 @@ class TestExecutions:
         recover_at_start()
         assert Execution.select().dicts().get() == before
         assert before["id"] == execution.id
+
+    @pytest.mark.parametrize("status", [ExecutionStatus.PENDING, ExecutionStatus.RUNNING])
+    def test_one_that_nobody_holds_is_closed(self, rows: Rows, agent: Agent, status: str) -> None:
+        version = rows.version(agent, status="ready")
+        held, lost = [rows.execution(version, status=status) for _ in range(2)]
+        assert close_orphans({held.id}) == 1
+        assert values_of(held, "status", "finished_at") == (status, None)
+        assert values_of(lost, "status", "error_code", "error_message") == (
+            "failed",
+            "sandbox_failure",
+            "The server could not write down how it ended.",
+        )
+        assert close_orphans({held.id}) == 0
+
+    def test_one_that_begins_or_ends_while_recovery_looks_is_left_alone(
+        self, rows: Rows, agent: Agent
+    ) -> None:
+        version = rows.version(agent, status="ready")
+        begun, ended = [rows.execution(version, status="running") for _ in range(2)]
+
+        class Held(set[int]):
+            """What is held: one was claimed in time, the other ends once its row was read."""
+
+            def __contains__(self, execution_id: object) -> bool:
+                if execution_id == ended.id:
+                    finish_execution(ended.id, Outcome(StopReason.RETURNED, "", "", 1))
+                return bool(execution_id == begun.id)
+
+        assert close_orphans(Held()) == 0
+        assert values_of(begun, "status") == ("running",)
+        assert values_of(ended, "status", "error_code") == ("completed", None)
 
 
 class TestBuilds:

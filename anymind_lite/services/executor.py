@@ -1,0 +1,236 @@
+"""The executor: runs versions in the sandbox, and can end each run wherever it is.
+
+It knows which executions this process holds. A row that is unfinished and not held here belongs to
+nobody: `recovery` closes it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from anymind_lite.database import PreparedSelect
+from anymind_lite.errors import Overloaded
+from anymind_lite.models import AgentVersion, Execution, ExecutionStatus
+from anymind_lite.reader.in_server import Reader
+from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
+from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.sandbox.policy import Limits
+from anymind_lite.sandbox.protocol import Job, Mode
+from anymind_lite.services.code import ensure_code
+from anymind_lite.services.limits import Caps, asked_limits, execution_limits
+from anymind_lite.services.slots import Reservation, SlotPool
+from anymind_lite.storage import ArtifactStore
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = "Interrupted by a server restart."
+_INTERRUPT_SECONDS = 5.0
+
+# Long polls hold a thread of the HTTP server each; further ones are answered at once.
+LONG_POLLS = 32
+MAX_WAIT_SECONDS = 60
+_CANCEL_GRACE_SECONDS = 2.0
+
+_STATUS_BY_ID = PreparedSelect(Execution.select(Execution.status).where(Execution.id == 0))
+
+
+class Place:
+    """One execution's place on this server, from before its row is written to after its end."""
+
+    def __init__(self, reservation: Reservation, claims: "dict[int, Place]") -> None:
+        self.reservation = reservation
+        self.execution_id: int | None = None
+        self._claims = claims
+
+    def claim(self, execution_id: int) -> None:
+        """Say whose place it is; in the transaction that inserts the row.
+
+        Later, recovery could find the row and nobody who holds it.
+        """
+        self.execution_id = execution_id
+        self._claims[execution_id] = self
+
+
+class Executor:
+    """Runs versions in the sandbox, a bounded number at once, and can stop each."""
+
+    def __init__(
+        self,
+        *,
+        slots: SlotPool,
+        sandbox: Supervisor,
+        store: ArtifactStore,
+        limits: Limits,
+        caps: Caps,
+        reader: Reader,
+    ) -> None:
+        self.slots = slots
+        self._sandbox = sandbox
+        self._store = store
+        self._limits = limits
+        self._caps = caps
+        self._reader = reader
+        self._held: dict[int, Place] = {}
+        self._watchers: dict[int, list[threading.Event]] = {}
+        self._polls = threading.BoundedSemaphore(LONG_POLLS)
+        self._threads: ThreadPoolExecutor | None = None
+        self._is_ending = False
+        self._lock = threading.Lock()
+
+    # --- the life of the server ---
+
+    def begin(self) -> None:
+        """Take executions, also after an earlier `end`."""
+        self._is_ending = False
+        # Kept threads, as each keeps a connection to the database open.
+        self._threads = ThreadPoolExecutor(self.slots.capacity, thread_name_prefix="execution")
+        self.slots.open()
+
+    def interrupt(self) -> None:
+        """Take no more executions and kill those that run: a restart interrupted them."""
+        self.slots.close()
+        self._is_ending = True
+        deadline = time.monotonic() + _INTERRUPT_SECONDS
+        for execution_id in tuple(self._held):
+            if time.monotonic() < deadline:  # past it the sandbox itself is stuck
+                self._kill(execution_id)
+
+    def end(self) -> None:
+        """End the threads, when nothing runs any more."""
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    @property
+    def held(self) -> Container[int]:
+        """The executions that wait or run in this process, at the moment of asking."""
+        return self._held
+
+    # --- one execution ---
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Give a slot or a place in line for as long as the block. Raises Overloaded."""
+        place = None
+        try:
+            with self.slots.reserve() as reservation:
+                place = Place(reservation, self._held)
+                yield place
+        finally:
+            # Only now: who hears of the end and comes again finds the slot free.
+            if place is not None and place.execution_id is not None:
+                self._release(place.execution_id)
+
+    def in_background(self, action: Callable[[], None], place: ExitStack) -> None:
+        """Call `action` on another thread and leave `place` after it. Raises Overloaded."""
+
+        def run() -> None:
+            with place:
+                try:
+                    action()
+                except Exception:
+                    logger.exception("event=execution_crashed")
+
+        try:
+            if self._threads is None:
+                raise RuntimeError("not begun")
+            self._threads.submit(run)
+        except RuntimeError as exc:  # out of threads, or ending
+            place.close()
+            raise Overloaded("The server cannot run it now", retry_after_seconds=5) from exc
+
+    def run(self, execution_id: int, version: AgentVersion, payload: bytes) -> Outcome:
+        """Run the version's entrypoint on a payload of JSON text.
+
+        Raises BuildError, and ReadingCancelled when it was stopped while its code was unpacked.
+        """
+        key = _job_key(execution_id)
+
+        def is_wanted() -> bool:
+            # It may have been cancelled, be gone with its agent, or the server ends.
+            return not self._is_ending and has_status(execution_id, ExecutionStatus.RUNNING)
+
+        folder = ensure_code(
+            version, store=self._store, reader=self._reader, key=key, is_wanted=is_wanted
+        )
+        job = Job(
+            Mode.EXECUTE,
+            execution_limits(self._limits, asked_limits(version), self._caps),
+            str(folder),
+            version.entrypoint,
+            allows_processes=version.allows_processes,
+        )
+        return self._judged(self._sandbox.run(job, payload, key=key, is_wanted=is_wanted))
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """Tell a job that ended with the server from one that the sandbox failed to run.
+
+        Who cancels closes the row first, so what is written here of a cancelled job is not read.
+        """
+        ours = (StopReason.CANCELLED, StopReason.SANDBOX_FAILURE)
+        if self._is_ending and outcome.reason in ours:
+            return replace(outcome, reason=StopReason.SERVER_ENDED, message=INTERRUPTED)
+        return outcome
+
+    def stop(self, execution_id: int) -> None:
+        """End an execution wherever it is: waiting, unpacking or running. Its row is final."""
+        place = self._held.get(execution_id)
+        if place is not None:
+            place.reservation.abandon()
+        self._kill(execution_id)
+        self._tell(execution_id)
+
+    def _kill(self, execution_id: int) -> None:
+        self._reader.cancel(_job_key(execution_id))
+        self._sandbox.cancel(_job_key(execution_id))
+
+    # --- who waits for the end of one ---
+
+    def wait_for_end(self, execution_id: int, seconds: float) -> None:
+        """Wait until an execution of this process has ended, at most so long."""
+        ended = threading.Event()
+        with self._lock:
+            if execution_id not in self._held:
+                return
+            self._watchers.setdefault(execution_id, []).append(ended)
+        try:
+            ended.wait(seconds)
+        finally:
+            with self._lock:
+                watchers = self._watchers.get(execution_id, [])
+                if ended in watchers:
+                    watchers.remove(ended)
+                if not watchers:
+                    self._watchers.pop(execution_id, None)
+
+    def poll(self, execution_id: int, seconds: float) -> None:
+        """Wait likewise, unless too many do already."""
+        if self._polls.acquire(blocking=False):
+            try:
+                self.wait_for_end(execution_id, seconds)
+            finally:
+                self._polls.release()
+
+    def _release(self, execution_id: int) -> None:
+        with self._lock:
+            del self._held[execution_id]
+        self._tell(execution_id)
+
+    def _tell(self, execution_id: int) -> None:
+        with self._lock:
+            watchers = self._watchers.pop(execution_id, [])
+        for ended in watchers:
+            ended.set()
+
+
+def has_status(execution_id: int, status: ExecutionStatus) -> bool:
+    """Tell whether an execution is there and stands so."""
+    row = _STATUS_BY_ID.find(execution_id)
+    return row is not None and row.status == status
+
+
+def _job_key(execution_id: int) -> str:
+    return f"execution-{execution_id}"

@@ -1,0 +1,358 @@
+"""Executions that are not waited for: the Prefer header, long polls, cancel, the row's times."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from anymind_lite.backend import Backend
+from anymind_lite.errors import Overloaded
+from anymind_lite.models import AgentVersion, Execution
+from anymind_lite.routes._prefer import read_preference
+from anymind_lite.services import executions
+from anymind_lite.services.slots import SlotPool
+from tests.api.conftest import Person, add_execution, add_version, body_of, detail, make_agent
+from tests.api.test_runtime import RUNTIME, deploy
+from tests.waiting import wait_for
+
+ECHO = "def handle(payload):\n    print('hello')\n    return payload\n"
+SLEEPER = "import time\ndef handle(payload):\n    time.sleep(60)\n"
+ASYNC = {"Prefer": "respond-async"}
+FINAL = ("completed", "failed", "cancelled")
+
+
+def execute(client: FlaskClient, person: Person, agent_id: int, **headers: str) -> TestResponse:
+    path = f"{RUNTIME}/{agent_id}/execute"
+    return client.post(path, json={"payload": {"n": 1}}, headers={**person.by_key, **headers})
+
+
+def begin(client: FlaskClient, person: Person, agent_id: int) -> int:
+    return int(body_of(execute(client, person, agent_id, **ASYNC), 202)["id"])
+
+
+def get(client: FlaskClient, person: Person, execution_id: int, wait: str = "") -> dict[str, Any]:
+    path = f"{RUNTIME}/executions/{execution_id}" + (f"?wait={wait}" if wait else "")
+    row: dict[str, Any] = body_of(client.get(path, headers=person.by_key))
+    return row
+
+
+def cancel(client: FlaskClient, person: Person, execution_id: int) -> dict[str, Any]:
+    path = f"{RUNTIME}/executions/{execution_id}/cancel"
+    row: dict[str, Any] = body_of(client.post(path, headers=person.by_key))
+    return row
+
+
+def wait_until_running(client: FlaskClient, person: Person, execution_id: int) -> None:
+    def is_running() -> bool:
+        return bool(get(client, person, execution_id)["status"] == "running")
+
+    wait_for(is_running, "the start")
+
+
+@contextmanager
+def no_free_slot(backend: Backend) -> Iterator[None]:
+    """Hold every slot for as long as the block."""
+    holders = [backend.executor.slots.reserve() for _ in range(backend.settings.worker_concurrency)]
+    try:
+        yield
+    finally:
+        for holder in holders:
+            with holder:
+                pass
+
+
+@pytest.fixture
+def echo(client: FlaskClient, alice: Person) -> int:
+    return deploy(client, alice, ECHO)
+
+
+@pytest.fixture
+def sleeper(client: FlaskClient, alice: Person) -> int:
+    return deploy(client, alice, SLEEPER)
+
+
+class TestPrefer:
+    def test_respond_async_is_202_with_the_row_and_its_place(
+        self, client: FlaskClient, alice: Person, sleeper: int
+    ) -> None:
+        response = execute(client, alice, sleeper, **ASYNC)
+        row = body_of(response, 202)
+        assert row["status"] in ("pending", "running")
+        assert (row["output_data"], row["finished_at"], row["duration_ms"]) == (None, None, None)
+        assert response.headers["Location"] == f"{RUNTIME}/executions/{row['id']}"
+        assert response.headers["Preference-Applied"] == "respond-async"
+        listed = client.get(f"{RUNTIME}/executions?agent_id={sleeper}", headers=alice.by_key)
+        assert [one["id"] for one in body_of(listed)] == [row["id"]]
+        cancel(client, alice, row["id"])
+
+    def test_it_ends_in_the_background_as_it_would_have_ended_before_one(
+        self, client: FlaskClient, alice: Person, echo: int
+    ) -> None:
+        row = get(client, alice, begin(client, alice, echo), wait="30")
+        assert (row["status"], row["output_data"], row["logs"]) == (
+            "completed",
+            {"n": 1},
+            "hello\n",
+        )
+        assert row["created_at"] <= row["started_at"] <= row["finished_at"]
+        assert row["max_rss_kb"] > 1000
+        assert min(row["duration_ms"], row["cpu_ms"]) >= 0
+
+    def test_the_plain_request_tells_times_and_use_too(
+        self, client: FlaskClient, alice: Person, echo: int
+    ) -> None:
+        response = execute(client, alice, echo)
+        row = body_of(response, 201)
+        assert row["created_at"] <= row["started_at"] <= row["finished_at"]
+        assert row["max_rss_kb"] > 1000
+        assert "Preference-Applied" not in response.headers
+
+    def test_wait_is_201_when_it_ends_in_time(
+        self, client: FlaskClient, alice: Person, echo: int
+    ) -> None:
+        response = execute(client, alice, echo, Prefer="wait=30")
+        assert body_of(response, 201)["status"] == "completed"
+        assert response.headers["Preference-Applied"] == "wait=30"
+        response = execute(client, alice, echo, Prefer="respond-async, wait=30")
+        assert body_of(response, 201)["status"] == "completed"
+
+    def test_wait_is_202_when_it_does_not(
+        self, client: FlaskClient, alice: Person, sleeper: int
+    ) -> None:
+        row = body_of(execute(client, alice, sleeper, Prefer="wait=1"), 202)
+        assert row["status"] == "running"
+        cancel(client, alice, row["id"])
+
+    @pytest.mark.parametrize("value", ["return=minimal", "wait=-1", "wait=soon", "", ",;=", "wait"])
+    def test_what_is_unknown_or_malformed_does_not_count(
+        self, client: FlaskClient, alice: Person, echo: int, value: str
+    ) -> None:
+        response = execute(client, alice, echo, Prefer=value)
+        assert body_of(response, 201)["status"] == "completed"
+        assert "Preference-Applied" not in response.headers
+
+    @pytest.mark.parametrize(
+        ("headers", "patience", "applied"),
+        [
+            ([], None, ""),
+            (["respond-async"], 0.0, "respond-async"),
+            (["Respond-Async"], 0.0, "respond-async"),
+            (["wait=007"], 7.0, "wait=7"),
+            (['WAIT = "7"'], 7.0, "wait=7"),
+            (["wait=7, wait=9"], 7.0, "wait=7"),
+            (["wait=7", "respond-async; x=y"], 7.0, "respond-async, wait=7"),
+            (["handling=lenient, respond-async"], 0.0, "respond-async"),
+            (["wait=1e3"], None, ""),
+            (["wait=²"], None, ""),
+            (["wait=" + "9" * 5000], None, ""),
+            (["respond-async=1"], 0.0, "respond-async"),
+        ],
+    )
+    def test_the_header_is_read_as_rfc_7240_says(
+        self, headers: list[str], patience: float | None, applied: str
+    ) -> None:
+        preference = read_preference(headers)
+        assert (preference.patience_seconds, preference.applied) == (patience, applied)
+
+    def test_errors_come_at_once_as_without_it(self, client: FlaskClient, alice: Person) -> None:
+        agent_id = make_agent(client, alice)
+        assert "no ready version" in detail(execute(client, alice, agent_id, **ASYNC), 400)
+        assert execute(client, alice, 10**9, **ASYNC).status_code == 404
+
+
+class TestLine:
+    def test_who_does_not_wait_for_it_has_no_time_limit_in_the_line(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        backend: Backend,
+        echo: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(backend.executor.slots, "_wait_seconds", 0.01)
+        with no_free_slot(backend):
+            execution_id = begin(client, alice, echo)
+            assert execute(client, alice, echo).status_code == 503
+            row = get(client, alice, execution_id)
+            assert (row["status"], row["started_at"]) == ("pending", None)
+        assert get(client, alice, execution_id, wait="30")["status"] == "completed"
+
+    def test_full_line_is_503(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        backend: Backend,
+        echo: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(backend.executor, "slots", SlotPool(0, 0, 1.0))
+        response = execute(client, alice, echo, **ASYNC)
+        assert detail(response, 503) == "All execution slots are busy"
+        assert int(response.headers["Retry-After"]) >= 1
+
+    def test_one_that_waits_can_be_cancelled(
+        self, client: FlaskClient, alice: Person, backend: Backend, echo: int
+    ) -> None:
+        with no_free_slot(backend):
+            execution_id = begin(client, alice, echo)
+            assert cancel(client, alice, execution_id)["status"] == "cancelled"
+            wait_for(lambda: execution_id not in backend.executor.held, "its place to be free")
+        row = get(client, alice, execution_id)
+        assert (row["status"], row["started_at"]) == ("cancelled", None)
+
+    def test_server_without_threads_says_so_and_leaves_no_row_open(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        backend: Backend,
+        echo: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        spent = ThreadPoolExecutor(1)
+        spent.shutdown()
+        monkeypatch.setattr(backend.executor, "_threads", spent)
+        assert execute(client, alice, echo, **ASYNC).status_code == 503
+        rows = body_of(client.get(f"{RUNTIME}/executions?agent_id={echo}", headers=alice.by_key))
+        assert [(row["status"], row["error_code"]) for row in rows] == [
+            ("failed", "sandbox_failure")
+        ]
+        assert rows[0]["id"] not in backend.executor.held
+        assert backend.executor.slots.busy == 0
+
+
+class TestPoll:
+    def test_poll_ends_with_the_execution(
+        self, client: FlaskClient, alice: Person, backend: Backend, sleeper: int
+    ) -> None:
+        execution_id = begin(client, alice, sleeper)
+        wait_until_running(client, alice, execution_id)
+        with ThreadPoolExecutor(1) as threads:
+            other = client.application.test_client()
+            poll = threads.submit(get, other, alice, execution_id, "60")
+            wait_for(lambda: execution_id in backend.executor._watchers, "the poll to begin")
+            cancel(client, alice, execution_id)
+            assert poll.result(timeout=20)["status"] == "cancelled"
+        assert execution_id not in backend.executor._watchers
+
+    def test_poll_that_is_over_tells_how_it_stands(
+        self, client: FlaskClient, alice: Person, backend: Backend, sleeper: int
+    ) -> None:
+        execution_id = begin(client, alice, sleeper)
+        assert get(client, alice, execution_id, wait="1")["status"] in ("pending", "running")
+        assert execution_id not in backend.executor._watchers
+        cancel(client, alice, execution_id)
+
+    def test_finished_one_and_one_that_nobody_holds_are_answered_at_once(
+        self, client: FlaskClient, alice: Person
+    ) -> None:
+        version = add_version(make_agent(client, alice), "ready")
+        done = add_execution(alice, version)
+        lost = add_execution(alice, version, status="running", finished_at=None)
+        assert get(client, alice, done.id, wait="60")["status"] == "completed"
+        assert get(client, alice, lost.id, wait="60")["status"] == "running"
+
+    def test_too_many_polls_are_answered_at_once(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        backend: Backend,
+        sleeper: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        taken = threading.BoundedSemaphore(1)
+        taken.acquire()
+        monkeypatch.setattr(backend.executor, "_polls", taken)
+        execution_id = begin(client, alice, sleeper)
+        assert get(client, alice, execution_id, wait="60")["status"] in ("pending", "running")
+        cancel(client, alice, execution_id)
+
+    @pytest.mark.parametrize("value", ["-1", "61", "x", "1.5"])
+    def test_wait_must_be_a_number_of_seconds(
+        self, client: FlaskClient, alice: Person, value: str
+    ) -> None:
+        response = client.get(f"{RUNTIME}/executions/1?wait={value}", headers=alice.by_key)
+        assert detail(response, 400) == "wait must be a whole number from 0 to 60"
+
+    def test_another_users_execution_is_404(
+        self, client: FlaskClient, alice: Person, bob: Person
+    ) -> None:
+        row = add_execution(alice, add_version(make_agent(client, alice), "ready"))
+        path = f"{RUNTIME}/executions/{row.id}?wait=5"
+        assert detail(client.get(path, headers=bob.by_key), 404) == "Execution not found"
+
+
+def test_delete_ends_a_background_run_and_its_poll(
+    client: FlaskClient, alice: Person, backend: Backend, sleeper: int
+) -> None:
+    execution_id = begin(client, alice, sleeper)
+    wait_until_running(client, alice, execution_id)
+    with ThreadPoolExecutor(1) as threads:
+        other = client.application.test_client()
+        path = f"{RUNTIME}/executions/{execution_id}?wait=60"
+        poll = threads.submit(other.get, path, headers=alice.by_key)
+        wait_for(lambda: execution_id in backend.executor._watchers, "the poll to begin")
+        deleted = client.delete(f"/api/v1/agents/{sleeper}", headers=alice.by_key)
+        assert deleted.status_code == 204
+        assert poll.result(timeout=20).status_code == 404
+    wait_for(lambda: execution_id not in backend.executor.held, "the run to end")
+
+
+def test_row_is_held_before_anybody_can_see_it(
+    client: FlaskClient,
+    alice: Person,
+    backend: Backend,
+    echo: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    insert = executions._insert_execution
+
+    def watched(*arguments: Any, claim: Any, **named: Any) -> Execution:
+        def claim_and_look(execution_id: int) -> None:
+            claim(execution_id)
+            assert execution_id in backend.executor.held
+            path = f"file:{backend.settings.database_path}?mode=ro"
+            with closing(sqlite3.connect(path, uri=True)) as other:
+                query = "SELECT id FROM execution WHERE id = ?"
+                seen.extend(row[0] for row in other.execute(query, [execution_id]))
+
+        return insert(*arguments, claim=claim_and_look, **named)
+
+    monkeypatch.setattr(executions, "_insert_execution", watched)
+    row = body_of(execute(client, alice, echo), 201)
+    assert (row["status"], seen) == ("completed", [])
+    assert row["id"] not in backend.executor.held
+
+
+def test_a_row_that_cannot_be_inserted_gives_its_place_back(
+    client: FlaskClient,
+    alice: Person,
+    backend: Backend,
+    echo: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise Overloaded("no", 1)
+
+    monkeypatch.setattr(executions, "_insert_execution", full)
+    for headers in ({}, ASYNC):
+        assert execute(client, alice, echo, **headers).status_code == 503
+    assert backend.executor.slots.busy == 0
+
+
+def test_version_without_artifact_ends_in_the_background_too(
+    client: FlaskClient, alice: Person, backend: Backend, echo: int
+) -> None:
+    version = AgentVersion.get(AgentVersion.agent == echo)
+    backend.store.remove_code(echo, version.id)
+    backend.store.artifact_path(version.tarball_path).unlink()
+    row = get(client, alice, begin(client, alice, echo), wait="30")
+    assert (row["status"], row["error_code"]) == ("failed", "sandbox_failure")
+    assert "missing on the server" in row["error_message"]
+    assert (row["tier"], row["duration_ms"], row["cpu_ms"]) == (None, None, None)
