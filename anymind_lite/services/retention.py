@@ -16,7 +16,8 @@ clock that stays wrong for longer is believed; the newest ones stay even then.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -105,8 +106,9 @@ class Retention:
         days = self._keep.days if is_steady else 0
         oldest = iso_format(now - timedelta(days=days)) if days else None
         removed = agent_id = 0
-        while not self._is_ending.is_set() and (agent_id := _first(NEXT_AGENT, agent_id)):
-            removed += self._remove_below(agent_id, self._bound(agent_id, oldest))
+        with _light_deletes():
+            while not self._is_ending.is_set() and (agent_id := _first(NEXT_AGENT, agent_id)):
+                removed += self._remove_below(agent_id, self._bound(agent_id, oldest))
         if removed:
             logger.info("event=executions_removed count=%d", removed)
         return removed
@@ -131,9 +133,32 @@ class Retention:
             started = time.monotonic()
             done = _delete_some(ids)
             removed, after = removed + len(done), done[-1]
+            database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             rest = _REST_FACTOR * (time.monotonic() - started)
             self._is_ending.wait(max(rest, _LEAST_REST_SECONDS))
         return removed
+
+
+@contextmanager
+def _light_deletes() -> Iterator[None]:
+    """Make deletes on this thread's connection short, since others wait for their end.
+
+    A commit that finds the log long would write it into the file, a flush of some 1,000 pages: here
+    that is done between the commits, where nobody waits for it. And some builds of SQLite, Debian's
+    among them, overwrite all that is deleted with zeros: FAST does so where the page is written in
+    any case (SQLite manual, "PRAGMA wal_autocheckpoint", "PRAGMA secure_delete").
+    """
+    before = {
+        name: database.execute_sql(f"PRAGMA {name}").fetchone()[0]
+        for name in ("wal_autocheckpoint", "secure_delete")
+    }
+    database.execute_sql("PRAGMA wal_autocheckpoint = 0").fetchall()
+    database.execute_sql("PRAGMA secure_delete = FAST").fetchall()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            database.execute_sql(f"PRAGMA {name} = {value}").fetchall()
 
 
 def _delete_some(ids: list[int]) -> list[int]:
