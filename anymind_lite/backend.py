@@ -99,6 +99,7 @@ class Backend:
             build=self._build,
             interrupt=self._builder.interrupt,
         )
+        self._hinting = threading.Lock()
         self._resources = ExitStack()
 
     def start(self) -> None:
@@ -139,7 +140,7 @@ class Backend:
         self._builder.begin()
         self.build_queue.start()
         undo(self.build_queue.stop)
-        hint_queued(self.build_queue)
+        self._hint_queued()
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
         self.retention.begin()
         undo(_every(_RETENTION_SECONDS, self.retention.sweep, name="retention"))
@@ -152,6 +153,10 @@ class Backend:
     def _build(self, version_id: int) -> None:
         """Build a version; who takes the last hint does not leave the next ones to the timer."""
         if self._builder.build_version(version_id):
+            self._hint_queued()
+
+    def _hint_queued(self) -> None:
+        with self._hinting:  # or two would find the queue empty and double every hint
             hint_queued(self.build_queue)
 
     def _repair(self) -> None:
@@ -159,7 +164,7 @@ class Backend:
             return
         requeue_orphans(self._builder.claims)
         close_orphans(self.executor.held)
-        hint_queued(self.build_queue)
+        self._hint_queued()
 
     def _flush_key_usage(self) -> None:
         """Write when keys were last used; at the end of the server a full disk must not stop it."""

@@ -100,7 +100,7 @@ def _damage_note(path: Path) -> Path:
 def _check_health(opened: ServerDatabase, path: Path) -> None:
     try:
         verdict = _quick_check(opened, path)
-    except DatabaseError as exc:
+    except (DatabaseError, sqlite3.DatabaseError) as exc:  # Peewee's own, and of a later row
         raise StartupError(
             f"The database {path} cannot be read ({exc}). "
             "Restore it from a backup, or move it away."
@@ -112,7 +112,7 @@ def _check_health(opened: ServerDatabase, path: Path) -> None:
 
 
 def _quick_check(opened: ServerDatabase, path: Path) -> str:
-    """Return "ok", or what is wrong with what was looked at. Raises peewee's DatabaseError."""
+    """Return "ok", or what is wrong with what was looked at. Raises errors of the database."""
     pages, page_bytes = (
         opened.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
     )
