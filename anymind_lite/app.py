@@ -43,8 +43,8 @@ _HEADERS = {
 }
 
 _CORS_METHODS = ["GET", "POST", "PATCH", "DELETE"]
-_CORS_REQUEST_HEADERS = ["Authorization", "Content-Type", "Prefer", "X-API-Key"]
-_CORS_ANSWER_HEADERS = ["Location", "Preference-Applied", "Retry-After"]
+_CORS_REQUEST_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-API-Key"]
+_CORS_ANSWER_HEADERS = ["Idempotent-Replayed", "Location", "Preference-Applied", "Retry-After"]
 _CORS_MAX_AGE_SECONDS = 600
 
 _MAX_LOGGED_PATH_CHARS = 200

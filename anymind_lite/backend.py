@@ -21,6 +21,7 @@ from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
 from anymind_lite.services.executor import Executor
+from anymind_lite.services.idempotency import forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
 from anymind_lite.services.recovery import (
     close_orphans,
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
+_FORGET_SECONDS = 600.0
 _LAST_ROWS_SECONDS = 10.0
 _RETENTION_SECONDS = 300.0
 
@@ -84,6 +86,7 @@ class Backend:
             limits=operator_limits(settings, settings.execution_timeout_seconds),
             caps=operator_caps(settings),
             reader=self.reader,
+            disk=self.disk,
         )
         self._builder = Builder(
             store=self.store,
@@ -145,6 +148,7 @@ class Backend:
         self.retention.begin()
         undo(_every(_RETENTION_SECONDS, self.retention.sweep, name="retention"))
         undo(self.retention.interrupt)
+        undo(_every(_FORGET_SECONDS, forget_expired, name="idempotency-keys"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.begin()

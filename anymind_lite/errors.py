@@ -45,6 +45,14 @@ class DatabaseDamaged(AnymindError):
     """The database was found damaged: nothing more is written to it."""
 
 
+class StillRunning(AnymindError):
+    """The same was asked for before and has not ended; `execution_id` tells where to look."""
+
+    def __init__(self, execution_id: int) -> None:
+        super().__init__(f"Execution {execution_id} of this Idempotency-Key has not ended yet")
+        self.execution_id = execution_id
+
+
 class BuildError(AnymindError):
     """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
 

@@ -182,4 +182,18 @@ class Execution(BaseModel):
     max_rss_kb: Any = IntegerField(null=True)
 
 
-MODELS = (User, ApiKey, Agent, AgentVersion, Execution)
+class IdempotencyKey(BaseModel):
+    """What a user asked for under a key of their choice: one of the two rows, never both.
+
+    `fingerprint` is the SHA-256 of the request: another request under the same key is refused.
+    """
+
+    user: Any = ForeignKeyField(User, backref="idempotency_keys", on_delete="CASCADE")
+    key: Any = TextField()
+    fingerprint: Any = TextField()
+    execution: Any = ForeignKeyField(Execution, null=True, on_delete="CASCADE")
+    agent_version: Any = ForeignKeyField(AgentVersion, null=True, on_delete="CASCADE")
+    created_at: Any = InstantField()
+
+
+MODELS = (User, ApiKey, Agent, AgentVersion, Execution, IdempotencyKey)

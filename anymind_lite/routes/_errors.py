@@ -16,8 +16,10 @@ from anymind_lite.errors import (
     NotAuthenticated,
     NotFound,
     Overloaded,
+    StillRunning,
     TooLarge,
 )
+from anymind_lite.routes._urls import execution_url
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
     DatabaseDamaged: HTTPStatus.INTERNAL_SERVER_ERROR,
+    StillRunning: HTTPStatus.CONFLICT,
 }
 
 # werkzeug's own texts speak to people before a browser.
@@ -79,6 +82,8 @@ def _answer_known(status: HTTPStatus, error: Exception) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, StillRunning):
+        response.headers["Location"] = execution_url(error.execution_id)
     return response
 
 

@@ -31,6 +31,11 @@ _ERRORS: dict[int, tuple[str, str, str]] = {
         "This account is deactivated",
     ),
     404: ("NOT_FOUND", "It does not exist, or is somebody else's", "Agent not found"),
+    409: (
+        "CONFLICT",
+        "The earlier request with this Idempotency-Key has not ended; `Location` says where it is",
+        "Execution 5 of this Idempotency-Key has not ended yet",
+    ),
     413: ("TOO_LARGE", "The body is too large", "The JSON body is larger than 1048576 bytes"),
     429: (
         "TOO_MANY_REQUESTS",

@@ -1,6 +1,5 @@
 """The Prefer header of a request (RFC 7240): how long a client wants to wait for an execution."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from werkzeug.http import parse_list_header, unquote_header_value
@@ -26,13 +25,13 @@ class Preference:
     applied: str = ""
 
 
-def read_preference(headers: Iterable[str]) -> Preference:
-    """Read every Prefer header of a request; what is unknown or malformed does not count.
+def read_preference(header: str) -> Preference:
+    """Read the Prefer header, as joined by WSGI; what is unknown or malformed does not count.
 
     Of a preference that stands twice the first counts (RFC 7240, section 2).
     """
     wanted: dict[str, str] = {}
-    for item in parse_list_header(", ".join(headers)):
+    for item in parse_list_header(header):
         name, _, value = item.partition(";")[0].partition("=")
         wanted.setdefault(name.strip().lower(), unquote_header_value(value.strip()))
     applied, patience = [], None

@@ -1,8 +1,9 @@
-"""The ids in addresses."""
+"""Addresses: the ids in them, and where an execution is found."""
 
 import re
 from typing import Any
 
+from flask import url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
@@ -28,3 +29,8 @@ class IdConverter(BaseConverter):
 def id_parameter_schema(_: IdConverter) -> dict[str, Any]:
     """Return the OpenAPI schema of an id."""
     return {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
+
+
+def execution_url(execution_id: int) -> str:
+    """Return the address of an execution."""
+    return url_for("runtime.get_execution", execution_id=execution_id)

@@ -66,7 +66,7 @@ def delete_agent(agent_id: int) -> Any:
     agents.delete_agent(
         current_user(),
         agent_id,
-        stop_execution=serving.executor.stop,
+        kill_execution=serving.executor.kill,
         store=serving.store,
     )
     return "", 204

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from flask import Response, request, url_for
+from flask import Response, request
 
 from anymind_lite.models import UNFINISHED, Execution
-from anymind_lite.routes import _prefer
+from anymind_lite.routes import _idempotency, _prefer
 from anymind_lite.routes._context import authenticated, backend, current_user
 from anymind_lite.routes._openapi import ApiBlueprint
 from anymind_lite.routes._schemas import (
@@ -18,6 +18,7 @@ from anymind_lite.routes._schemas import (
     json_array,
     page_of,
 )
+from anymind_lite.routes._urls import execution_url
 from anymind_lite.services import executions
 
 blueprint = ApiBlueprint(
@@ -28,27 +29,26 @@ blueprint = ApiBlueprint(
 @blueprint.route("/<id:agent_id>/execute", methods=["POST"])
 @blueprint.answers(201, ExecutionSchema, "The execution, completed, failed or cancelled")
 @blueprint.answers(202, ExecutionSchema, "The execution, pending or running: `Location` says where")
-@blueprint.doc(parameters=[_prefer.PARAMETER])
-@blueprint.may_answer(503)
+@blueprint.doc(parameters=[_prefer.PARAMETER, _idempotency.PARAMETER])
+@blueprint.may_answer(409, 503)
 @authenticated
 @blueprint.arguments(ExecuteRequest)
 def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
     """Execute the latest ready version of an agent, and wait for the outcome unless told not to."""
-    serving = backend()
-    serving.disk.require()
-    preference = _prefer.read_preference(request.headers.getlist("Prefer"))
-    row = executions.execute_agent(
+    preference = _prefer.read_preference(request.headers.get("Prefer", ""))
+    made = executions.execute_agent(
         current_user(),
         agent_id,
         body["payload"],
-        executor=serving.executor,
+        executor=backend().executor,
+        idempotency_key=_idempotency.read_key(request),
         patience_seconds=preference.patience_seconds,
     )
-    response = _answer(row, 202 if row.status in UNFINISHED else 201)
+    response = _answer(made.row, 202 if made.row.status in UNFINISHED else 201)
     if preference.applied:
         response.headers["Preference-Applied"] = preference.applied
-        response.headers["Location"] = url_for("runtime.get_execution", execution_id=row.id)
-    return response
+        response.headers["Location"] = execution_url(made.row.id)
+    return _idempotency.mark_replay(response) if made.is_replay else response
 
 
 @blueprint.route("/executions", methods=["GET"])

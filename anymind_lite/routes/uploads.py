@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from flask import request, send_file
+from flask import jsonify, request, send_file
 
 from anymind_lite.errors import TooLarge
+from anymind_lite.routes import _idempotency
 from anymind_lite.routes._context import authenticated, backend, current_user
 from anymind_lite.routes._multipart import read_file_part
 from anymind_lite.routes._openapi import ApiBlueprint
@@ -56,7 +57,7 @@ _DOWNLOAD = {
 
 @blueprint.route("/agent/<id:agent_id>", methods=["POST"])
 @blueprint.answers(201, AgentVersionSchema, "The new version; its build is queued")
-@blueprint.doc(requestBody=_UPLOAD_BODY)
+@blueprint.doc(requestBody=_UPLOAD_BODY, parameters=[_idempotency.PARAMETER])
 @authenticated
 def upload_artifact(agent_id: int) -> Any:
     """Upload an artifact: a new version of the agent."""
@@ -65,15 +66,18 @@ def upload_artifact(agent_id: int) -> Any:
     _refuse_oversize(serving.settings.upload_max_bytes)
     serving.upload_disk.require(request.content_length or 0)
     part = read_file_part(request, "file")
-    row = versions.create_version(
+    made = versions.create_version(
         user,
         agent_id,
         filename=part.filename,
         chunks=part.chunks,
         store=serving.store,
         build_queue=serving.build_queue,
+        idempotency_key=_idempotency.read_key(request),
     )
-    return agent_version_json(row), 201
+    response = jsonify(agent_version_json(made.row))
+    response.status_code = 201
+    return _idempotency.mark_replay(response) if made.is_replay else response
 
 
 @blueprint.route("/<path:filepath>", methods=["GET"])

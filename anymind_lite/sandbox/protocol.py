@@ -260,6 +260,14 @@ def receive_message(sock: socket.socket, max_fds: int = 5) -> tuple[dict[str, An
     return message, fds
 
 
+def ask_to_end(lease: socket.socket, grace_seconds: float) -> None:
+    """Say "end it": SIGTERM now, and the kill when the grace is over."""
+    try:
+        send_message(lease, {"grace_seconds": grace_seconds})
+    except OSError:
+        pass  # The other end has closed it, or the kill was asked for.
+
+
 def hang_up(lease: socket.socket) -> None:
     """Say "kill it": end one's own half of a lease, over which the other end can still answer."""
     try:

@@ -95,13 +95,13 @@ def delete_agent(
     user: User,
     agent_id: int,
     *,
-    stop_execution: Callable[[int], None],
+    kill_execution: Callable[[int], None],
     store: AgentFiles,
 ) -> None:
     """Delete an agent, its versions, executions and files; raises NotFound.
 
-    `stop_execution` ends an execution, by id, wherever it is. The rows go first: from then on
-    nothing of the agent can begin to run, so what is listed with them is all that there is to end.
+    `kill_execution` ends an execution, by id, wherever it is, at once. The rows go first: from then
+    on nothing of the agent can begin to run, so what is listed with them is all there is to end.
     Files go last: a row without its file would be a broken promise, a file without a row is only
     an orphan.
     """
@@ -110,7 +110,7 @@ def delete_agent(
         unfinished = _list_unfinished_ids(agent_id)
         Agent.delete().where(Agent.id == agent_id).execute()
     for execution_id in unfinished:
-        stop_execution(execution_id)
+        kill_execution(execution_id)
     try:
         store.remove_agent(agent_id)
     except OSError:

@@ -30,6 +30,13 @@ from anymind_lite.reader.in_server import ReadingCancelled
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.services.agents import get_agent
 from anymind_lite.services.executor import INTERRUPTED, Executor, Place, has_status
+from anymind_lite.services.idempotency import (
+    KeyedRequest,
+    Made,
+    find_execution,
+    keyed_request,
+    remember,
+)
 from anymind_lite.services.pages import Page
 
 logger = logging.getLogger(__name__)
@@ -41,11 +48,12 @@ _EXECUTION_OF_USER = PreparedSelect(
 
 @dataclass(frozen=True)
 class _Call:
-    """What is executed: a version, the payload as JSON text, by whom."""
+    """What is executed: a version, the payload as JSON text, by whom, under which key."""
 
     user: User
     version: AgentVersion
     payload_text: str
+    request: KeyedRequest | None
 
 
 def execute_agent(
@@ -54,16 +62,45 @@ def execute_agent(
     payload: dict[str, Any],
     *,
     executor: Executor,
+    idempotency_key: str | None = None,
     patience_seconds: float | None = None,
-) -> Execution:
+) -> Made[Execution]:
     """Run the agent's current version on a payload and return the row.
 
     Without `patience_seconds` the row is finished. With it the run goes on in the background: the
-    row is as it stands when the execution has ended or so much time has passed. Raises NotFound,
-    InvalidInput (no ready version, archived), Overloaded. What goes wrong inside the agent is a row
-    with status failed, not an error.
+    row is as it stands when the execution has ended or so much time has passed. With an
+    `idempotency_key` that was used for the same before, nothing runs: the row is the earlier one.
+    Raises NotFound, InvalidInput (no ready version, archived, a key that was used for something
+    else), StillRunning, Overloaded. What goes wrong inside the agent is a row with status failed,
+    not an error.
     """
-    call = _Call(user, _runnable_version(user, agent_id), _json_text(payload))
+    text = _json_text(payload)
+    request = keyed_request(idempotency_key, "execute", agent_id, text)
+    try:
+        _replay(user, request)  # before it is asked whether the agent can still run
+        call = _Call(user, _runnable_version(user, agent_id), text, request)
+        execution = _execute(call, executor, patience_seconds)
+    except _Replayed as replayed:
+        return Made(replayed.execution, is_replay=True)
+    return Made(get_execution(user, execution.id))
+
+
+class _Replayed(Exception):
+    """The execution that was asked for is an earlier one."""
+
+    def __init__(self, execution: Execution) -> None:
+        super().__init__()
+        self.execution = execution
+
+
+def _replay(user: User, request: KeyedRequest | None) -> None:
+    """Raise _Replayed when an earlier request with this key has made an execution."""
+    earlier = find_execution(user, request)
+    if earlier is not None:
+        raise _Replayed(earlier)
+
+
+def _execute(call: _Call, executor: Executor, patience_seconds: float | None) -> Execution:
     if patience_seconds is None:
         with executor.place() as place:
             execution, has_slot = _begin(call, place)
@@ -71,7 +108,7 @@ def execute_agent(
     else:
         execution = _begin_in_background(call, executor)
         executor.wait_for_end(execution.id, patience_seconds)
-    return get_execution(user, execution.id)
+    return execution
 
 
 def _begin(call: _Call, place: Place) -> tuple[Execution, bool]:
@@ -135,6 +172,7 @@ def _insert_execution(call: _Call, has_slot: bool, *, claim: Callable[[int], Non
     status = ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING
     try:
         with write_transaction():
+            _replay(call.user, call.request)  # the same may have been asked for twice at once
             execution: Execution = Execution.create(
                 agent=call.version.agent_id,
                 agent_version=call.version.id,
@@ -145,6 +183,7 @@ def _insert_execution(call: _Call, has_slot: bool, *, claim: Callable[[int], Non
                 started_at=now if has_slot else None,
                 updated_at=now,
             )
+            remember(call.user, call.request, execution_id=execution.id)
             claim(execution.id)
     except IntegrityError as exc:  # deleted since it was looked up: a foreign key fails
         raise NotFound("Agent not found") from exc
@@ -274,13 +313,13 @@ def close_execution(execution_id: int, code: ErrorCode, message: str) -> bool:
 
 
 def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Execution:
-    """Cancel a pending or running execution and kill its processes; a finished one is unchanged.
+    """Cancel a pending or running execution; a finished one is unchanged.
 
     The row is decided first: whatever the agent still reports loses against it.
     """
     get_execution(user, execution_id)
     close_execution(execution_id, ErrorCode.CANCELLED, "The execution was cancelled.")
-    executor.stop(execution_id)
+    executor.cancel(execution_id)
     return get_execution(user, execution_id)
 
 

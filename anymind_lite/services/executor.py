@@ -23,7 +23,7 @@ from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.code import ensure_code
 from anymind_lite.services.limits import Caps, asked_limits, execution_limits
 from anymind_lite.services.slots import Reservation, SlotPool
-from anymind_lite.storage import ArtifactStore
+from anymind_lite.storage import ArtifactStore, DiskReserve
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,10 @@ class Executor:
         limits: Limits,
         caps: Caps,
         reader: Reader,
+        disk: DiskReserve,
     ) -> None:
         self.slots = slots
+        self._disk = disk
         self._sandbox = sandbox
         self._store = store
         self._limits = limits
@@ -97,7 +99,7 @@ class Executor:
         deadline = time.monotonic() + _INTERRUPT_SECONDS
         for execution_id in tuple(self._held):
             if time.monotonic() < deadline:  # past it the sandbox itself is stuck
-                self._kill(execution_id)
+                self.kill(execution_id)
 
     def end(self) -> None:
         """End the threads, when nothing runs any more."""
@@ -113,7 +115,11 @@ class Executor:
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """Give a slot or a place in line for as long as the block. Raises Overloaded."""
+        """Give a slot or a place in line for as long as the block.
+
+        Raises Overloaded, and DiskFull where there is no room for what would come of it.
+        """
+        self._disk.require()
         place = None
         try:
             with self.slots.reserve() as reservation:
@@ -175,17 +181,25 @@ class Executor:
             return replace(outcome, reason=StopReason.SERVER_ENDED, message=INTERRUPTED)
         return outcome
 
-    def stop(self, execution_id: int) -> None:
-        """End an execution wherever it is: waiting, unpacking or running. Its row is final."""
+    def cancel(self, execution_id: int) -> None:
+        """End an execution wherever it is: waiting, unpacking or running. Its row is final.
+
+        Agent code hears of it by SIGTERM and may take two seconds, which nobody waits for here.
+        """
+        self._stop(execution_id, grace_seconds=_CANCEL_GRACE_SECONDS)
+
+    def kill(self, execution_id: int) -> None:
+        """End an execution likewise, at once: when this returns nothing of it runs any more."""
+        self._stop(execution_id, grace_seconds=0.0)
+
+    def _stop(self, execution_id: int, *, grace_seconds: float) -> None:
         place = self._held.get(execution_id)
         if place is not None:
             place.reservation.abandon()
-        self._kill(execution_id)
+        key = _job_key(execution_id)
+        self._reader.cancel(key)
+        self._sandbox.cancel(key, grace_seconds=grace_seconds)
         self._tell(execution_id)
-
-    def _kill(self, execution_id: int) -> None:
-        self._reader.cancel(_job_key(execution_id))
-        self._sandbox.cancel(_job_key(execution_id))
 
     # --- who waits for the end of one ---
 

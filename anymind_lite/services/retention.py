@@ -4,6 +4,9 @@ What stays of an agent: its newest `ALWAYS_KEPT` executions, whatever their age;
 newest `count`, as long as they are younger than `days`. What is unfinished stays in any case.
 Versions and artifacts are never removed here.
 
+What an Idempotency-Key still stands for stays too, for a day at most: whoever asks again would else
+have it done twice.
+
 Newer means a higher id, which no clock decides. Age needs a clock, and clocks are wrong at times: a
 small machine without a battery starts in 1970, a virtual one wakes up in 2080. So two things must
 hold before a row goes because of its age. Every execution of its agent with a lower id is as old:
@@ -47,7 +50,8 @@ NTH_NEWEST = "SELECT id FROM execution WHERE agent_id = ? ORDER BY id DESC LIMIT
 FIRST_YOUNG = "SELECT MIN(+id) FROM execution WHERE agent_id = ? AND updated_at >= ?"
 FINISHED_BELOW = (
     "SELECT id FROM execution WHERE agent_id = ? AND id > ? AND id < ? "
-    "AND status NOT IN ('pending', 'running') ORDER BY id LIMIT ?"
+    "AND status NOT IN ('pending', 'running') AND NOT EXISTS "
+    "(SELECT 1 FROM idempotency_key WHERE execution_id = execution.id) ORDER BY id LIMIT ?"
 )
 DELETE_FINISHED = "DELETE FROM execution WHERE id = ? AND status NOT IN ('pending', 'running')"
 

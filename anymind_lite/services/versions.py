@@ -10,6 +10,13 @@ from anymind_lite.database import write_transaction
 from anymind_lite.errors import InvalidInput, NotFound
 from anymind_lite.models import Agent, AgentStatus, AgentVersion, User, VersionStatus
 from anymind_lite.services.agents import get_agent
+from anymind_lite.services.idempotency import (
+    KeyedRequest,
+    Made,
+    find_version,
+    keyed_request,
+    remember,
+)
 from anymind_lite.services.pages import Page
 from anymind_lite.storage import ArtifactStore, SavedArtifact
 from anymind_lite.tasks import BuildQueue
@@ -23,11 +30,13 @@ def create_version(
     chunks: Iterable[bytes],
     store: ArtifactStore,
     build_queue: BuildQueue,
-) -> AgentVersion:
+    idempotency_key: str | None = None,
+) -> Made[AgentVersion]:
     """Store an uploaded archive durably as the agent's next version and have it built.
 
-    Raises NotFound, InvalidInput (not a .tar.gz, archived agent), TooLarge. When this returns the
-    archive and the row survive a power cut.
+    With an `idempotency_key` under which the same archive came before, the version is that one.
+    Raises NotFound, InvalidInput (not a .tar.gz, archived agent, a key that was used for something
+    else), TooLarge. When this returns the archive and the row survive a power cut.
     """
     _require_open_agent(user, agent_id)
     if not filename.lower().endswith(".tar.gz"):
@@ -37,13 +46,17 @@ def create_version(
     except FileNotFoundError:
         get_agent(user, agent_id)  # deleted during the upload, and its folder with it
         raise
+    request = keyed_request(idempotency_key, "upload", agent_id, artifact.sha256)
     try:
-        version = _insert_version(user, agent_id, artifact)
+        made = _insert_version(user, agent_id, artifact, request)
     except BaseException:
         store.discard_artifact(artifact.path)
         raise
-    build_queue.enqueue(version.id)
-    return version
+    if made.is_replay:
+        store.discard_artifact(artifact.path)
+    else:
+        build_queue.enqueue(made.row.id)
+    return made
 
 
 def _require_open_agent(user: User, agent_id: int) -> None:
@@ -51,9 +64,14 @@ def _require_open_agent(user: User, agent_id: int) -> None:
         raise InvalidInput("Agent is archived; set its status to draft before uploading")
 
 
-def _insert_version(user: User, agent_id: int, artifact: SavedArtifact) -> AgentVersion:
+def _insert_version(
+    user: User, agent_id: int, artifact: SavedArtifact, request: KeyedRequest | None
+) -> Made[AgentVersion]:
     now = utc_now()
     with write_transaction():
+        earlier = find_version(user, request)
+        if earlier is not None:
+            return Made(earlier, is_replay=True)
         _require_open_agent(user, agent_id)  # much may have happened during the upload
         newest = (
             AgentVersion.select(fn.MAX(AgentVersion.number))
@@ -70,10 +88,11 @@ def _insert_version(user: User, agent_id: int, artifact: SavedArtifact) -> Agent
             created_at=now,
             updated_at=now,
         )
+        remember(user, request, agent_version_id=version.id)
         Agent.update(status=AgentStatus.BUILDING, updated_at=now).where(
             Agent.id == agent_id
         ).execute()
-    return version
+    return Made(version)
 
 
 def list_versions(user: User, agent_id: int, page: Page) -> list[AgentVersion]:

@@ -21,7 +21,9 @@ from anymind_lite.config import Settings, load_settings
 from anymind_lite.database import write_transaction
 from anymind_lite.models import Agent, AgentVersion, Execution
 from tests.live_server import pack_agent
+from tests.waiting import wait_for
 
+RUNTIME = "/api/v1/runtime"
 PASSWORD = "correct horse battery"
 ECHO_ARCHIVE = pack_agent("def handle(payload):\n    return {'echo': payload}\n")
 
@@ -212,3 +214,28 @@ def json_bytes(value: object) -> bytes:
 
 def files_under(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def deploy(client: FlaskClient, person: Person, source: str) -> int:
+    """Make an agent of some source and return its id once it is built."""
+    agent_id = make_agent(client, person)
+    body_of(upload(client, person, agent_id, pack_agent(source)), 201)
+
+    def is_built() -> bool:
+        agent = body_of(client.get(f"/api/v1/agents/{agent_id}", headers=person.by_key))
+        return bool(agent["status"] == "ready")
+
+    wait_for(is_built, "the build")
+    return agent_id
+
+
+@pytest.fixture
+def echo(client: FlaskClient, alice: Person) -> int:
+    """Return the id of an agent that prints a word and returns its payload."""
+    return deploy(client, alice, "def handle(payload):\n    print('hello')\n    return payload\n")
+
+
+@pytest.fixture
+def sleeper(client: FlaskClient, alice: Person) -> int:
+    """Return the id of an agent that runs until somebody ends it."""
+    return deploy(client, alice, "import time\ndef handle(payload):\n    time.sleep(60)\n")

@@ -218,7 +218,7 @@ class TestDelete:
             row_is_there = Agent.select().where(Agent.id == agent_id).exists()
             seen.append((execution_id, row_is_there))
 
-        monkeypatch.setattr(backend.executor, "stop", stop)
+        monkeypatch.setattr(backend.executor, "kill", stop)
         assert client.delete(f"{AGENTS}/{agent_id}", headers=alice.by_key).status_code == 204
         assert seen == [(execution.id, False)]
 

@@ -17,14 +17,19 @@ from anymind_lite.models import AgentVersion, Execution
 from anymind_lite.routes._prefer import read_preference
 from anymind_lite.services import executions
 from anymind_lite.services.slots import SlotPool
-from tests.api.conftest import Person, add_execution, add_version, body_of, detail, make_agent
-from tests.api.test_runtime import RUNTIME, deploy
+from tests.api.conftest import (
+    RUNTIME,
+    Person,
+    add_execution,
+    add_version,
+    body_of,
+    deploy,
+    detail,
+    make_agent,
+)
 from tests.waiting import wait_for
 
-ECHO = "def handle(payload):\n    print('hello')\n    return payload\n"
-SLEEPER = "import time\ndef handle(payload):\n    time.sleep(60)\n"
 ASYNC = {"Prefer": "respond-async"}
-FINAL = ("completed", "failed", "cancelled")
 
 
 def execute(client: FlaskClient, person: Person, agent_id: int, **headers: str) -> TestResponse:
@@ -65,16 +70,6 @@ def no_free_slot(backend: Backend) -> Iterator[None]:
         for holder in holders:
             with holder:
                 pass
-
-
-@pytest.fixture
-def echo(client: FlaskClient, alice: Person) -> int:
-    return deploy(client, alice, ECHO)
-
-
-@pytest.fixture
-def sleeper(client: FlaskClient, alice: Person) -> int:
-    return deploy(client, alice, SLEEPER)
 
 
 class TestPrefer:
@@ -138,26 +133,26 @@ class TestPrefer:
         assert "Preference-Applied" not in response.headers
 
     @pytest.mark.parametrize(
-        ("headers", "patience", "applied"),
+        ("header", "patience", "applied"),
         [
-            ([], None, ""),
-            (["respond-async"], 0.0, "respond-async"),
-            (["Respond-Async"], 0.0, "respond-async"),
-            (["wait=007"], 7.0, "wait=7"),
-            (['WAIT = "7"'], 7.0, "wait=7"),
-            (["wait=7, wait=9"], 7.0, "wait=7"),
-            (["wait=7", "respond-async; x=y"], 7.0, "respond-async, wait=7"),
-            (["handling=lenient, respond-async"], 0.0, "respond-async"),
-            (["wait=1e3"], None, ""),
-            (["wait=²"], None, ""),
-            (["wait=" + "9" * 5000], None, ""),
-            (["respond-async=1"], 0.0, "respond-async"),
+            ("", None, ""),
+            ("respond-async", 0.0, "respond-async"),
+            ("Respond-Async", 0.0, "respond-async"),
+            ("wait=007", 7.0, "wait=7"),
+            ('WAIT = "7"', 7.0, "wait=7"),
+            ("wait=7, wait=9", 7.0, "wait=7"),
+            ("wait=7,respond-async; x=y", 7.0, "respond-async, wait=7"),
+            ("handling=lenient, respond-async", 0.0, "respond-async"),
+            ("wait=1e3", None, ""),
+            ("wait=²", None, ""),
+            ("wait=" + "9" * 5000, None, ""),
+            ("respond-async=1", 0.0, "respond-async"),
         ],
     )
     def test_the_header_is_read_as_rfc_7240_says(
-        self, headers: list[str], patience: float | None, applied: str
+        self, header: str, patience: float | None, applied: str
     ) -> None:
-        preference = read_preference(headers)
+        preference = read_preference(header)
         assert (preference.patience_seconds, preference.applied) == (patience, applied)
 
     def test_errors_come_at_once_as_without_it(self, client: FlaskClient, alice: Person) -> None:
@@ -356,3 +351,43 @@ def test_version_without_artifact_ends_in_the_background_too(
     assert (row["status"], row["error_code"]) == ("failed", "sandbox_failure")
     assert "missing on the server" in row["error_message"]
     assert (row["tier"], row["duration_ms"], row["cpu_ms"]) == (None, None, None)
+
+
+GRACE = """
+import signal, time
+
+def handle(payload):
+    def end(*_):
+        print("tidied up", flush=True)
+        {end}
+    signal.signal(signal.SIGTERM, end)
+    print("ready", flush=True)
+    while True:
+        time.sleep(60)
+"""
+
+
+def printed(backend: Backend, execution_id: int) -> str:
+    """Return what a running execution has printed so far."""
+    conversation = backend.sandbox._conversations.get(f"execution-{execution_id}")
+    return "" if conversation is None else conversation._log.text()
+
+
+@pytest.mark.parametrize("end", ["raise SystemExit", "pass"])
+def test_cancelled_agent_may_tidy_up_and_its_prints_are_kept(
+    client: FlaskClient, alice: Person, backend: Backend, end: str
+) -> None:
+    """It gets SIGTERM, and the kill if it does not end; the row is final from the first moment."""
+    agent_id = deploy(client, alice, GRACE.replace("{end}", end))
+    execution_id = begin(client, alice, agent_id)
+    path = f"/api/v1/runtime/executions/{execution_id}"
+    wait_for(lambda: "ready" in printed(backend, execution_id), "the agent to be ready")
+    assert cancel(client, alice, execution_id)["status"] == "cancelled"
+    wait_for(lambda: execution_id not in backend.executor.held, "the run to end")
+    row = body_of(client.get(path, headers=alice.by_key))
+    assert (row["status"], row["error_code"], row["logs"]) == (
+        "cancelled",
+        "cancelled",
+        "ready\ntidied up\n",
+    )
+    assert row["duration_ms"] >= 0

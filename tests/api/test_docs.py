@@ -157,7 +157,11 @@ def test_security_of_each_operation(document: dict[str, Any]) -> None:
         ("patch", "/api/v1/agents/{agent_id}", "200 400 401 403 404 413 500 507"),
         ("post", "/api/v1/uploads/agent/{agent_id}", "201 400 401 403 404 413 500 507"),
         ("get", "/api/v1/uploads/{filepath}", "200 401 403 404 500"),
-        ("post", "/api/v1/runtime/{agent_id}/execute", "201 202 400 401 403 404 413 500 503 507"),
+        (
+            "post",
+            "/api/v1/runtime/{agent_id}/execute",
+            "201 202 400 401 403 404 409 413 500 503 507",
+        ),
         ("get", "/api/v1/system/sandbox", "200 401 403 500"),
         ("get", "/health", "200"),
     ],

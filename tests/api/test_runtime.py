@@ -16,18 +16,18 @@ from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.services import executions
 from anymind_lite.services.pages import Page
 from tests.api.conftest import (
+    RUNTIME,
     Person,
     add_execution,
     add_version,
     body_of,
+    deploy,
     detail,
     make_agent,
     upload,
 )
-from tests.live_server import pack_agent
 from tests.waiting import wait_for
 
-RUNTIME = "/api/v1/runtime"
 EXECUTION_KEYS = [
     "id",
     "agent_version_id",
@@ -129,19 +129,6 @@ class TestExecute:
         response = client.post(f"{RUNTIME}/1/execute", json={"payload": {}}, headers=alice.by_key)
         assert detail(response, 503) == "All execution slots are busy"
         assert response.headers["Retry-After"] == "7"
-
-
-def deploy(client: FlaskClient, person: Person, source: str) -> int:
-    """Make an agent of some source and return its id once it is built."""
-    agent_id = make_agent(client, person)
-    body_of(upload(client, person, agent_id, pack_agent(source)), 201)
-
-    def is_built() -> bool:
-        agent = body_of(client.get(f"/api/v1/agents/{agent_id}", headers=person.by_key))
-        return bool(agent["status"] == "ready")
-
-    wait_for(is_built, "the build")
-    return agent_id
 
 
 def test_cpu_time_that_is_used_up_is_told_from_wall_time(
@@ -345,7 +332,7 @@ class TestGetAndCancel:
     ) -> None:
         row = add_execution(alice, version, status="running", output_data=None, finished_at=None)
         stopped: list[int] = []
-        monkeypatch.setattr(backend.executor, "stop", stopped.append)
+        monkeypatch.setattr(backend.executor, "cancel", stopped.append)
         path = f"{RUNTIME}/executions/{row.id}/cancel"
         answer = body_of(client.post(path, headers=alice.by_key))
         assert list(answer) == EXECUTION_KEYS

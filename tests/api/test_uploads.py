@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from anymind_lite import storage
 from anymind_lite.backend import Backend
+from anymind_lite.database import write_transaction
 from anymind_lite.errors import NotFound
 from anymind_lite.files import make_dir_durable
 from anymind_lite.models import Agent, AgentVersion, Execution, User
@@ -270,7 +271,9 @@ class TestReserve:
         backend: Backend,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        add_version(agent_id, "ready")
+        version = add_version(agent_id, "ready")
+        with write_transaction():
+            Agent.update(current_version_id=version.id).where(Agent.id == agent_id).execute()
         before = AgentVersion.select().count(), Execution.select().count()
         free_mb(255)
         with monkeypatch.context() as patched:
@@ -325,7 +328,7 @@ class TestMeanwhile:
         def delete() -> None:
             user = User.get_by_id(alice.id)
             with contextlib.suppress(NotFound):
-                delete_agent(user, agent_id, stop_execution=print, store=backend.store)
+                delete_agent(user, agent_id, kill_execution=print, store=backend.store)
             backend.store.remove_agent(agent_id)
 
         return delete

@@ -39,6 +39,7 @@ class Sandbox:
         key: str = "",
         files: dict[str, str] | None = None,
         allows_processes: bool | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
         **limits: Any,
     ) -> Outcome:
         """Write `main.py` and run it; keyword arguments are limits."""
@@ -56,7 +57,12 @@ class Sandbox:
             entrypoint,
             self.allows_processes if allows_processes is None else allows_processes,
         )
-        return self.supervisor.run(job, json.dumps(payload).encode(), key=key or f"run-{self.runs}")
+        return self.supervisor.run(
+            job,
+            json.dumps(payload).encode(),
+            key=key or f"run-{self.runs}",
+            is_wanted=is_wanted,
+        )
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from anymind_lite.sandbox.in_server import conversation, scratch, supervisor
 from anymind_lite.sandbox.in_server.outcome import Observed, Outcome, StopReason, read_outcome
 from anymind_lite.sandbox.policy import MEGABYTE, Tier
 from tests.processes import descendants, is_running
+from tests.sandbox.background import Background, zygote_of
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.layers.children import missing
 from tests.waiting import wait_for
@@ -37,28 +38,6 @@ LEAVES_A_DAEMON = """
         os.wait()
         time.sleep(1000)
 """
-
-
-class Background:
-    """A run in a thread of its own."""
-
-    def __init__(self, sandbox: Sandbox, source: str, **keywords: Any) -> None:
-        self.outcomes: list[Outcome] = []
-        self._thread = threading.Thread(
-            target=lambda: self.outcomes.append(sandbox.run(source, **keywords))
-        )
-        self._thread.start()
-
-    def outcome(self) -> Outcome:
-        self._thread.join(60.0)
-        assert self.outcomes, "the run never ended"
-        return self.outcomes[0]
-
-
-def zygote_of(sandbox: Sandbox) -> int:
-    pid = sandbox.supervisor.zygote_pid
-    assert pid is not None
-    return pid
 
 
 def kill_zygote(sandbox: Sandbox) -> None:
@@ -365,14 +344,3 @@ def settled(zygote: int) -> set[int]:
     found = descendants(zygote)
     below = set().union(*(descendants(pid) for pid in found if pid != min(found)), set())
     return set() if below else found
-
-
-def test_cancel_ends_the_process_itself(either: Sandbox) -> None:
-    zygote = zygote_of(either)
-    run = Background(either, FOREVER, key="victim")
-    pids = wait_for(lambda: descendants(zygote), "the agent to start")
-    assert either.supervisor.cancel("victim")
-    assert not [pid for pid in pids if is_running(pid)]
-    outcome = run.outcome()
-    assert outcome.reason is StopReason.CANCELLED
-    assert outcome.duration_ms < 25_000

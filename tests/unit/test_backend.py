@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from anymind_lite import backend as backend_module
 from anymind_lite.backend import Backend
 from anymind_lite.config import Settings, load_settings
 from anymind_lite.database import write_transaction
-from anymind_lite.errors import StartupError
-from anymind_lite.models import AgentVersion
+from anymind_lite.errors import DiskFull, StartupError
+from anymind_lite.models import AgentVersion, Execution
 from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated
 from anymind_lite.services.accounts import Registration, register
 from anymind_lite.services.agents import create_agent, get_agent
@@ -81,7 +82,7 @@ def run_agent(backend: Backend, name: str) -> object:
         build_queue=backend.build_queue,
     )
     wait_for(lambda: get_agent(user, agent.id).status != "building", "the build")
-    return execute_agent(user, agent.id, {}, executor=backend.executor).status
+    return execute_agent(user, agent.id, {}, executor=backend.executor).row.status
 
 
 def test_second_backend_on_the_same_folder_is_refused_with_the_pid(
@@ -226,3 +227,25 @@ def test_builds_that_cannot_be_done_now_are_left_to_the_timer(
     wait_for(backend.build_queue.is_empty, "the queue to be empty")
     backend.stop()
     assert sorted(tried) == list(range(11, 111))
+
+
+def test_old_executions_go_while_the_server_runs(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.data_dir.mkdir(exist_ok=True)
+    fill(settings.database_path, executions=500)
+    monkeypatch.setattr(backend_module, "_RETENTION_SECONDS", 0.01)
+    backend = Backend(replace(settings, execution_retention_count=7))
+    backend.start()
+    try:
+        wait_for(lambda: Execution.select().count() == 70, "7 of each of the 10 agents")
+    finally:
+        backend.stop()
+
+
+def test_little_room_of_the_settings_is_kept(settings: Settings) -> None:
+    backend = Backend(replace(settings, disk_reserve_mb=1 << 20))
+    settings.storage_path.mkdir(parents=True)
+    for reserve in (backend.disk, backend.upload_disk):
+        with pytest.raises(DiskFull, match=r"1,048,576 MB stay in reserve"):
+            reserve.require()

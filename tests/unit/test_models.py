@@ -26,6 +26,7 @@ from anymind_lite.models import (
     ErrorCode,
     Execution,
     ExecutionStatus,
+    IdempotencyKey,
     User,
     VersionStatus,
 )
@@ -96,6 +97,8 @@ class TestSchema:
         }
         if model is AgentVersion:
             declared.add(("agent_id", "number"))
+        if model is IdempotencyKey:
+            declared.add(("user_id", "key"))
         assert stored == declared
 
     def test_foreign_keys_agree_and_cascade(self, database: ServerDatabase, model: Any) -> None:
@@ -192,13 +195,18 @@ def test_the_id_of_a_deleted_newest_row_is_never_handed_out_again(rows: Rows) ->
 
 def test_deleting_a_person_takes_all_that_is_theirs(rows: Rows) -> None:
     agent = rows.agent()
-    rows.execution(rows.version(agent))
+    version = rows.version(agent)
+    execution = rows.execution(version)
     other = rows.execution(rows.version(rows.agent()))
     with write_transaction():
         ApiKey.create(user=agent.user, name="k", key_prefix="k", key_hash="h", created_at="now")
+        for column, row_id in (("execution", execution.id), ("agent_version", version.id)):
+            IdempotencyKey.create(
+                user=agent.user, key=column, fingerprint="-", created_at="now", **{column: row_id}
+            )
         User.delete().where(User.id == agent.user_id).execute()
     assert [row.id for row in Execution.select()] == [other.id]
-    assert [model.select().count() for model in MODELS] == [1, 0, 1, 1, 1]
+    assert [model.select().count() for model in MODELS] == [1, 0, 1, 1, 1, 0]
 
 
 def test_instants_come_back_as_they_were_written_to_the_millisecond(rows: Rows) -> None:

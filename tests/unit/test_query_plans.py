@@ -19,6 +19,7 @@ from anymind_lite.services.agents import delete_agent, derive_status, list_agent
 from anymind_lite.services.api_keys import KeyUsage, list_api_keys
 from anymind_lite.services.builds import refresh_agent
 from anymind_lite.services.executions import ExecutionFilter, get_execution, iter_executions
+from anymind_lite.services.idempotency import forget_expired
 from anymind_lite.services.logs import list_agent_logs
 from anymind_lite.services.pages import Page
 from anymind_lite.services.recovery import (
@@ -121,12 +122,13 @@ STATEMENTS: dict[str, Callable[[World], object]] = {
     "status of an agent": lambda w: derive_status(w.agent.id),
     "refreshing an agent": lambda w: refresh_agent(w.agent.id),
     "deleting an agent": lambda w: delete_agent(
-        w.user, w.agent.id, stop_execution=print, store=NoFiles()
+        w.user, w.agent.id, kill_execution=print, store=NoFiles()
     ),
     "recovery": lambda _: recover_at_start(),
     "repair of builds": lambda _: requeue_orphans(()),
     "repair of executions": lambda _: close_orphans(()),
     "hints": lambda _: hint_queued(EmptyQueue()),  # type: ignore[arg-type]
+    "idempotency keys": lambda _: forget_expired(),
     "retention": lambda _: retention.Retention(retention.Keep(days=1, count=1)).sweep(),
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from anymind_lite.clock import utc_now
 from anymind_lite.database import ServerDatabase, write_transaction
-from anymind_lite.models import Agent, AgentVersion, Execution, User
+from anymind_lite.models import Agent, AgentVersion, Execution, IdempotencyKey, User
 from anymind_lite.services import retention
 from anymind_lite.services.retention import Keep, Retention, SteadyClock
 from tests.unit.conftest import Rows
@@ -144,6 +144,22 @@ class TestWhatStays:
         ids = add(version, 0)
         assert sweep(Keep(days=30, count=1, always=1)) == 2
         assert left(version) == [old, *ids]
+
+    def test_what_an_idempotency_key_stands_for(self, version: AgentVersion) -> None:
+        ids = add(version, *[50] * 4)
+        with write_transaction():
+            IdempotencyKey.create(
+                user=version.agent.user_id,
+                key="key",
+                fingerprint="-",
+                execution=ids[1],
+                created_at=NOW,
+            )
+        assert sweep(Keep(days=30, count=1)) == 2
+        assert left(version) == [ids[1], ids[3]]
+        with write_transaction():
+            IdempotencyKey.delete().execute()
+        assert sweep(Keep(days=30, count=1)) == 1
 
     def test_what_begins_to_be_removed_and_is_not_finished(self, version: AgentVersion) -> None:
         (row_id,) = add(version, 50, status="running")

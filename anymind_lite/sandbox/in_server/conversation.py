@@ -22,6 +22,7 @@ from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import (
     Ground,
     Job,
+    ask_to_end,
     hang_up,
     has_begun,
     receive_message,
@@ -56,6 +57,7 @@ class Conversation:
         self.cgroup: RunCgroup | None = None
         self.ended = threading.Event()
         self._is_cancelled = False
+        self._is_given_up = False  # the kill was asked for, maybe before there was a lease
         self._is_log_flood = False
         self._scratch_fault = ""
         self._is_overdue = False
@@ -84,7 +86,7 @@ class Conversation:
             }
             send_message(control, message, fds)
             self.ground = ground
-        if self._is_cancelled:
+        if self._is_given_up:
             self._hang_up()
 
     def _pipe(self, theirs: ExitStack) -> tuple[int, int]:
@@ -94,12 +96,22 @@ class Conversation:
         os.set_blocking(readable, False)
         return readable, writable
 
-    def cancel(self) -> None:
-        """Ask for the kill; `drive` goes on until the exit is seen."""
-        self._is_cancelled = True
-        self._hang_up()
+    def cancel(self, grace_seconds: float = 0.0) -> None:
+        """Ask for the end; `drive` goes on until the exit is seen.
+
+        Only agent code gets a grace, and only one. Not for two threads at once.
+        """
+        is_first, self._is_cancelled = not self._is_cancelled, True
+        if grace_seconds <= 0 or self._lease is None or not self._has_begun():
+            self._hang_up()
+        elif is_first:
+            ask_to_end(self._lease, grace_seconds)
+
+    def _has_begun(self) -> bool:
+        return self._job_fd is not None and has_begun(self._job_fd)
 
     def _hang_up(self) -> None:
+        self._is_given_up = True
         if self._lease is not None:
             hang_up(self._lease)
 
@@ -216,7 +228,7 @@ class Conversation:
         started and never reported it is a timeout nevertheless.
         """
         seen = self._exit or {}
-        begun = self._job_fd is not None and has_begun(self._job_fd)
+        begun = self._has_begun()
         has_outrun = self._is_overdue and self._pidfd is not None and begun and not self._report
         return Observed(
             status=seen.get("status"),

@@ -165,17 +165,21 @@ class Supervisor:
             return outcome
         return replace(outcome, tier=ground.tier, layers=ground.layer_names(job))
 
-    def cancel(self, key: str) -> bool:
-        """Kill a running job with all its processes; return whether there was one.
+    def cancel(self, key: str, *, grace_seconds: float = 0.0) -> bool:
+        """End a running job with all its processes; return whether there was one.
 
-        Returns when the job is over, or after a few seconds if even the kill does not end it.
+        With a grace the agent gets SIGTERM, and the kill so much later; a second grace changes
+        nothing. Without one it is killed at once, also in a grace, and so is a job whose agent code
+        has not begun. Returns without a grace when the job is over, or after a few seconds if even
+        the kill does not end it; with one at once, as an agent may use it up.
         """
         with self._lock:
             conversation = self._conversations.get(key)
             if conversation is None:
                 return False
-            conversation.cancel()
-        conversation.ended.wait(_STOP_SECONDS)
+            conversation.cancel(grace_seconds)
+        if grace_seconds <= 0:
+            conversation.ended.wait(_STOP_SECONDS)
         return True
 
     @contextmanager

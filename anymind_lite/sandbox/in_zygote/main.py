@@ -27,6 +27,7 @@ class Run:
     """One child that was forked and has not been reported yet.
 
     `init_pid` is process 1 of its pid namespace, -1 if it has none; `exit` what is told at the end.
+    `deadline` is the wall limit; `kill_at` is sooner once the server has asked the run to end.
     """
 
     def __init__(self, pid: int, init_pid: int, lease: socket.socket, deadline: float) -> None:
@@ -34,6 +35,7 @@ class Run:
         self.init_pid = init_pid
         self.lease = lease
         self.deadline = deadline
+        self.kill_at = deadline
         self.exit: dict[str, Any] = {}
         self.is_killed = False
         self.is_timed_out = False
@@ -76,7 +78,7 @@ class Zygote:
                 elif key.fd == self._exits:
                     self._drain_exits()
                 elif key.data in self._runs:
-                    self._kill(self._runs[key.data])  # the lease was hung up
+                    self._heed(self._runs[key.data])
             self._enforce_deadlines()
             self._reap()
 
@@ -90,7 +92,7 @@ class Zygote:
         self._sweep()
 
     def _seconds_to_next_deadline(self) -> float | None:
-        waiting = [run.deadline for run in self._runs.values() if not run.is_killed]
+        waiting = [run.kill_at for run in self._runs.values() if not run.is_killed]
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
     def _take_job(self) -> bool:
@@ -181,11 +183,27 @@ class Zygote:
             if self._birth is None:
                 linux.setns(self._own_pids_fd, linux.CLONE_NEWPID)
 
+    def _heed(self, run: Run) -> None:
+        """Do what the server says on a lease: end it with a grace, or, by hanging up, kill it."""
+        try:
+            message, _fds = receive_message(run.lease)
+        except (EOFError, OSError):
+            self._kill(run)
+            return
+        run.kill_at = min(run.kill_at, time.monotonic() + float(message["grace_seconds"]))
+        try:
+            # The group is the agent's own, as every layer stands, and stays: a session's leader
+            # cannot leave it (setpgid(2)). It has the agent's pid, which nobody else can get before
+            # we reap it.
+            os.killpg(run.pid, signal.SIGTERM)
+        except (ProcessLookupError, PermissionError):
+            pass  # Gone and not yet reaped.
+
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for run in list(self._runs.values()):
-            if now >= run.deadline and not run.is_killed:
-                run.is_timed_out = True
+            if now >= run.kill_at and not run.is_killed:
+                run.is_timed_out = now >= run.deadline
                 self._kill(run)
 
     def _kill(self, run: Run) -> None:
