@@ -132,6 +132,11 @@ class TestWhatStays:
         assert sweep(Keep(days=1, count=0)) == 20
         assert left(version) == ids[-retention.ALWAYS_KEPT :]
 
+    def test_the_newest_also_where_some_of_them_are_young(self, version: AgentVersion) -> None:
+        ids = add(version, 50, 50, 50, 50, 0)
+        assert sweep(Keep(days=30, count=0, always=3)) == 2
+        assert left(version) == ids[2:]
+
     def test_a_smaller_count_is_obeyed(self, version: AgentVersion) -> None:
         ids = add(version, *[50] * 20)
         assert sweep(Keep(days=30, count=5)) == 15
