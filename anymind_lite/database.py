@@ -6,12 +6,14 @@ Readers never wait. Writers go one at a time through `write_transaction()`. Befo
 database changes, a copy of it is kept.
 """
 
+import contextlib
 import errno
+import logging
 import os
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +23,10 @@ from peewee import DatabaseError, DatabaseProxy, ModelSelect, SqliteDatabase
 from playhouse.migrations import Runner
 
 from anymind_lite.clock import utc_now
-from anymind_lite.errors import BackupError, StartupError, quoted
+from anymind_lite.errors import BackupError, DatabaseDamaged, StartupError, quoted
 from anymind_lite.files import fsync_dir, fsync_file, make_dir_durable
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
 
@@ -41,6 +45,10 @@ _PRAGMAS = {
     "mmap_size": 0,
 }
 _LOCK_TIMEOUT_SECONDS = 10
+# What is checked before the server serves: all of a file of this size, which takes half a second,
+# and of a larger one every table but the one that grows with use.
+_WHOLE_CHECK_BYTES = 32 << 20
+_GROWING_TABLE = "execution"
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 _APPLIED = "SELECT name FROM schema_migration ORDER BY name"
@@ -60,6 +68,9 @@ class ServerDatabase(SqliteDatabase):
             str(path), pragmas=_PRAGMAS, timeout=_LOCK_TIMEOUT_SECONDS, check_same_thread=False
         )
         self._opened: list[sqlite3.Connection] = []
+        self.path = path
+        self.is_checked_whole = False
+        self.damage = ""  # what `search_damage` found
 
     def _connect(self) -> sqlite3.Connection:
         connection: sqlite3.Connection = super()._connect()
@@ -93,16 +104,79 @@ def open_database(path: Path, *, backups: Path | None = None) -> ServerDatabase:
     return opened
 
 
+def _damage_note(path: Path) -> Path:
+    """Where it is noted that damage was found while serving: the next start looks at all."""
+    return path.with_name(f"{path.name}.damaged")
+
+
 def _check_health(opened: ServerDatabase, path: Path) -> None:
     try:
-        verdict = opened.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
-    except DatabaseError as exc:
+        verdict = _quick_check(opened, path)
+    except (DatabaseError, sqlite3.DatabaseError) as exc:  # Peewee's own, and of a later row
         raise StartupError(
             f"The database {path} cannot be read ({exc}). "
             "Restore it from a backup, or move it away."
         ) from exc
     if verdict != "ok":
         raise StartupError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
+    if opened.is_checked_whole:
+        _damage_note(path).unlink(missing_ok=True)
+
+
+def _quick_check(opened: ServerDatabase, path: Path) -> str:
+    """Return "ok", or what is wrong with what was looked at. Raises errors of the database."""
+    pages, page_bytes = (
+        opened.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+    )
+    is_small = pages * page_bytes <= _WHOLE_CHECK_BYTES
+    opened.is_checked_whole = is_small or _damage_note(path).exists()
+    if opened.is_checked_whole:
+        return str(opened.execute_sql("PRAGMA quick_check(1)").fetchone()[0])
+    tables = (name for name in opened.get_tables() if name != _GROWING_TABLE)
+    verdicts = (
+        str(opened.execute_sql(f'PRAGMA quick_check("{name}")').fetchone()[0]) for name in tables
+    )
+    return next((verdict for verdict in verdicts if verdict != "ok"), "ok")
+
+
+def search_damage(opened: ServerDatabase) -> Callable[[], None]:
+    """Check on a thread what was not checked before serving; return what ends that.
+
+    When something is found nothing more is written, so that it grows no larger, and the next start
+    refuses. A connection of its own: the check is one statement that takes seconds or minutes.
+    """
+    if opened.is_checked_whole:
+        return lambda: None
+    address = f"{opened.path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+    thread = threading.Thread(target=_search, args=(opened, connection), name="damage-search")
+    thread.start()
+
+    def end() -> None:
+        while thread.is_alive():
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed just now
+                connection.interrupt()
+            thread.join(0.05)
+
+    return end
+
+
+def _search(opened: ServerDatabase, connection: sqlite3.Connection) -> None:
+    with closing(connection):
+        try:
+            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        except sqlite3.OperationalError as exc:  # interrupted, or the disk cannot be read now
+            logger.info("event=database_check_ended reason=%r", str(exc))
+            return
+        except sqlite3.DatabaseError as exc:
+            verdict = str(exc)
+    if verdict == "ok":
+        opened.is_checked_whole = True
+        return
+    opened.damage = verdict
+    logger.error("event=database_damaged path=%s verdict=%r", opened.path, verdict)
+    with contextlib.suppress(OSError):
+        _damage_note(opened.path).touch(mode=0o600)
 
 
 def _migrate(opened: ServerDatabase, path: Path, backups: Path) -> None:
@@ -233,8 +307,13 @@ def write_transaction() -> Iterator[None]:
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
     the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
-    Keep the block short: no agent code, no file, no network inside.
+    Keep the block short: no agent code, no file, no network inside. Raises DatabaseDamaged.
     """
+    if database.damage:
+        raise DatabaseDamaged(
+            "The server's database is damaged and takes no changes; it must be restored from a "
+            "backup"
+        )
     with _write_lock, database.atomic("IMMEDIATE"):
         yield
 

@@ -41,6 +41,14 @@ class AgentBusy(Overloaded):
     """As many of an agent's executions run and wait as its manifest and the server allow."""
 
 
+class DiskFull(AnymindError):
+    """So little room is left on the server's disk that nothing large is begun."""
+
+
+class DatabaseDamaged(AnymindError):
+    """The database was found damaged: nothing more is written to it."""
+
+
 class StillRunning(AnymindError):
     """The same was asked for before and has not ended; `execution_id` tells where to look."""
 

@@ -10,6 +10,8 @@ from anymind_lite.database import is_disk_full
 from anymind_lite.errors import (
     AgentBusy,
     AnymindError,
+    DatabaseDamaged,
+    DiskFull,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -30,6 +32,8 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     AgentBusy: HTTPStatus.TOO_MANY_REQUESTS,
+    DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    DatabaseDamaged: HTTPStatus.INTERNAL_SERVER_ERROR,
     StillRunning: HTTPStatus.CONFLICT,
 }
 

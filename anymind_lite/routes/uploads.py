@@ -61,6 +61,7 @@ def upload_artifact(agent_id: int) -> Any:
     serving, user = backend(), current_user()
     agents.get_agent(user, agent_id)  # before a byte of the body is looked at
     check_upload(request.content_length or 0, serving.settings.upload_max_bytes)
+    serving.upload_disk.require(request.content_length or 0)
     part = read_file_part(request, "file")
     made = versions.create_version(
         user,

@@ -4,22 +4,21 @@ What is found is told to strangers: each check says in a word or two what is wro
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from peewee import PeeweeException
 
+from anymind_lite.database import database
+from anymind_lite.errors import DiskFull
 from anymind_lite.models import User
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
+from anymind_lite.storage import DiskReserve
 from anymind_lite.tasks import BuildQueue
 
 logger = logging.getLogger(__name__)
 
 OK = "ok"
-# Below it the disk of the data is as good as full.
-DISK_RESERVE_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,14 @@ class Readiness:
 
 
 def check_readiness(
-    *, build_queue: BuildQueue, sandbox: Supervisor, folders: tuple[Path, ...], is_stopping: bool
+    *, build_queue: BuildQueue, sandbox: Supervisor, disk: DiskReserve, is_stopping: bool
 ) -> Readiness:
     """Look at every part that may fail while the server answers; changes nothing."""
     checks = {
         "database": _database(),
         "queue": OK if build_queue.is_alive else "not running",
         "sandbox": _sandbox(sandbox),
-        "disk": _disk(folders),
+        "disk": _disk(disk),
     }
     wrong = {part: found for part, found in checks.items() if found != OK}
     if wrong:
@@ -56,7 +55,7 @@ def _database() -> str:
         User.select(User.id).limit(1).scalar()
     except PeeweeException:
         return "cannot be read"
-    return OK
+    return "damaged" if database.damage else OK
 
 
 def _sandbox(sandbox: Supervisor) -> str:
@@ -65,14 +64,11 @@ def _sandbox(sandbox: Supervisor) -> str:
     return OK if sandbox.is_serving else "being started again"
 
 
-def _disk(folders: tuple[Path, ...]) -> str:
+def _disk(disk: DiskReserve) -> str:
     try:
-        is_enough = all(_free_bytes(folder) >= DISK_RESERVE_BYTES for folder in folders)
+        disk.require()
+    except DiskFull:
+        return "nearly full"
     except OSError:
         return "cannot be reached"
-    return OK if is_enough else "nearly full"
-
-
-def _free_bytes(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    return OK

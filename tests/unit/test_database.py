@@ -18,6 +18,7 @@ import pytest
 from peewee import DatabaseError, IntegrityError
 from playhouse.migrations import Runner
 
+from anymind_lite import database as database_module
 from anymind_lite.database import (
     MIGRATIONS_DIR,
     PreparedSelect,
@@ -26,12 +27,13 @@ from anymind_lite.database import (
     is_disk_full,
     open_database,
     open_to_read,
+    search_damage,
     write_transaction,
 )
-from anymind_lite.errors import StartupError
+from anymind_lite.errors import DatabaseDamaged, StartupError
 from anymind_lite.models import Agent, User
 from tests.unit.conftest import Rows
-from tests.waiting import DEADLINE_SECONDS
+from tests.waiting import DEADLINE_SECONDS, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -516,3 +518,96 @@ class TestPreparedSelect:
         rows.user()
         prepared = PreparedSelect(User.select().where(User.email == ""))
         assert prepared.find("' OR 1=1 --") is None
+
+
+def spoil_page_of(path: Path, mark: bytes) -> None:
+    """Overwrite the head of the first page of rows (SQLite file format, 1.6) that holds a mark."""
+    content = bytearray(path.read_bytes())
+    for start in range(4096, len(content), 4096):
+        page = content[start : start + 4096]
+        if page[0] == 0x0D and mark in page:
+            content[start : start + 8] = b"\xaa" * 8
+            path.write_bytes(content)
+            return
+    raise AssertionError("there is no such page")
+
+
+class TestLargeDatabase:
+    """Too large to be checked whole before serving: what grows is checked while serving."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        path = tmp_path / "large.sqlite3"
+        opened = open_database(path)
+        version = Rows().version(Rows().agent(name="agent with a mark"), status="ready")
+        for _ in range(20):
+            Rows().execution(version, status="completed", input_data="execution" * 300)
+        opened.close_all()
+        monkeypatch.setattr(database_module, "_WHOLE_CHECK_BYTES", 0)
+        return path
+
+    def test_sound_one_is_found_sound(self, path: Path) -> None:
+        opened = open_database(path)
+        assert not opened.is_checked_whole
+        end = search_damage(opened)
+        wait_for(lambda: opened.is_checked_whole, "the check")
+        end()
+        assert opened.damage == ""
+        Rows().user()
+        opened.close_all()
+
+    def test_damage_beside_the_executions_refuses_the_start(self, path: Path) -> None:
+        spoil_page_of(path, b"agent with a mark")
+        with pytest.raises(StartupError, match="Restore it from a backup"):
+            open_database(path)
+
+    def test_damage_among_the_executions_ends_all_writing_and_refuses_the_next_start(
+        self, path: Path
+    ) -> None:
+        spoil_page_of(path, b"execution" * 50)
+        opened = open_database(path)
+        end = search_damage(opened)
+        wait_for(lambda: opened.damage, "the damage to be found")
+        end()
+        assert User.select().count() == 1  # reading goes on
+        with pytest.raises(DatabaseDamaged, match="restored from a backup"):
+            Rows().user()
+        opened.close_all()
+        for _ in range(2):
+            with pytest.raises(StartupError, match=r"damaged|cannot be read"):
+                open_database(path)
+
+    def test_restored_one_starts_again(self, path: Path) -> None:
+        backup = path.read_bytes()
+        spoil_page_of(path, b"execution" * 50)
+        opened = open_database(path)
+        end = search_damage(opened)
+        wait_for(lambda: opened.damage, "the damage to be found")
+        end()
+        opened.close_all()
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        path.write_bytes(backup)
+        for is_checked_whole in (True, False):  # all of it once, then as usual
+            opened = open_database(path)
+            assert opened.is_checked_whole == is_checked_whole
+            opened.close_all()
+
+    def test_check_ends_when_the_server_does(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = open_database(path)
+        seen: list[str] = []
+
+        def search_for_ever(_: ServerDatabase, connection: sqlite3.Connection) -> None:
+            endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT * FROM n"
+            try:
+                connection.execute(f"SELECT count(*) FROM ({endless})").fetchone()
+            except sqlite3.OperationalError as exc:
+                seen.append(str(exc))
+            connection.close()
+
+        monkeypatch.setattr(database_module, "_search", search_for_ever)
+        search_damage(opened)()
+        assert seen == ["interrupted"]
+        opened.close_all()

@@ -14,7 +14,6 @@ from flask.testing import FlaskClient
 from anymind_lite.app import create_app
 from anymind_lite.backend import Backend
 from anymind_lite.config import load_settings
-from anymind_lite.services import readiness
 from tests.waiting import wait_for
 
 READY = {
@@ -82,12 +81,22 @@ def test_sandbox_that_refuses(client: FlaskClient, backend: Backend) -> None:
     assert ask(client) == not_ready(sandbox="refuses to run agents")
 
 
-@pytest.mark.parametrize("free_bytes", [0, readiness.DISK_RESERVE_BYTES - 1])
+@pytest.mark.parametrize(("less", "is_enough"), [(-1, False), (0, True)])
 def test_disk_that_is_nearly_full(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, free_bytes: int
+    client: FlaskClient,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    less: int,
+    is_enough: bool,
 ) -> None:
-    monkeypatch.setattr(readiness, "_free_bytes", lambda _: free_bytes)
-    assert ask(client) == not_ready(disk="nearly full")
+    free = backend.settings.disk_reserve_bytes + less
+    monkeypatch.setattr(backend.upload_disk, "_measure", lambda _: free)
+    assert ask(client) == ((200, READY) if is_enough else not_ready(disk="nearly full"))
+
+
+def test_database_that_was_found_damaged(client: FlaskClient, backend: Backend) -> None:
+    backend._database.damage = "row 7 missing from index"
+    assert ask(client) == not_ready(database="damaged")
 
 
 def test_each_folder_is_looked_at(client: FlaskClient, backend: Backend) -> None:
