@@ -3,14 +3,18 @@
 import logging
 import re
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
+from flask_cors.core import DEFAULT_OPTIONS, get_cors_headers, serialize_options
+from werkzeug.datastructures import Headers
 
 from anymind_lite.routes import agents, api_keys, auth, health, logs, runtime, system, uploads
+from anymind_lite.routes._bodies import BodyRules
 from anymind_lite.routes._context import EXTENSION
 from anymind_lite.routes._errors import register_error_handler
 from anymind_lite.routes._limits import limit_sign_in
@@ -63,9 +67,7 @@ def create_app(backend: "Backend") -> Flask:
     app.response_class = JsonResponse
     app.extensions[EXTENSION] = backend
     settings = backend.settings
-    app.config["MAX_CONTENT_LENGTH"] = max(
-        settings.upload_max_bytes + uploads.ENVELOPE_BYTES, settings.payload_max_bytes
-    )
+    app.config["MAX_CONTENT_LENGTH"] = BodyRules.of(settings).largest_bytes
     _configure_urls_and_json(app)
     register_error_handler(app)
     api = make_api(app, title=settings.app_name, version=settings.app_version)
@@ -91,21 +93,40 @@ def _configure_urls_and_json(app: Flask) -> None:
 
 def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
     """Answer preflights and mark answers for the configured origins; no cookies are involved."""
-    if not origins:
-        return
+    if origins:
+        CORS(app, **_cors_options(origins))
+
+
+def _cors_options(origins: tuple[str, ...]) -> Any:
     allows_all = "*" in origins
-    CORS(
-        app,
+    return {
         # flask-cors takes text with a bracket, so every IPv6 origin, for a pattern of its own.
-        origins="*" if allows_all else [_exactly(origin) for origin in origins],
-        send_wildcard=allows_all,
-        methods=_CORS_METHODS,
-        allow_headers=_CORS_REQUEST_HEADERS,
-        expose_headers=_CORS_ANSWER_HEADERS,
-        max_age=_CORS_MAX_AGE_SECONDS,
+        "origins": "*" if allows_all else [_exactly(origin) for origin in origins],
+        "send_wildcard": allows_all,
+        "methods": _CORS_METHODS,
+        "allow_headers": _CORS_REQUEST_HEADERS,
+        "expose_headers": _CORS_ANSWER_HEADERS,
+        "max_age": _CORS_MAX_AGE_SECONDS,
         # Otherwise a request without an origin is answered with the whole list.
-        always_send=False,
-    )
+        "always_send": False,
+    }
+
+
+def headers_for(origins: tuple[str, ...]) -> Callable[[str | None], dict[str, str]]:
+    """Return what tells the headers of every answer, by the origin of the page that asks.
+
+    For answers that never come to the application: a page must be able to read those too.
+    """
+    if not origins:
+        return lambda _: dict(_HEADERS)
+    options = serialize_options({**DEFAULT_OPTIONS, **_cors_options(origins)})
+
+    def headers(origin: str | None) -> dict[str, str]:
+        asked = Headers({"Origin": origin} if origin else {})
+        cors = get_cors_headers(options, asked, "GET")
+        return {**_HEADERS, **{name: str(value) for name, value in cors.items()}}
+
+    return headers
 
 
 def _exactly(text: str) -> re.Pattern[str]:

@@ -201,7 +201,7 @@ class _Inflated:
         self._pending = self._inflater.unused_data or self._inflater.unconsumed_tail
         self._inflated_bytes += len(piece)
         if self._inflated_bytes > self._max_bytes:
-            raise _too_large(self._max_bytes)
+            raise too_large(self._max_bytes)
         return piece
 
     def _has_next_member(self) -> bool:
@@ -347,7 +347,7 @@ def _read_member(block: bytes, extensions: dict[bytes, bytes], limits: ArchiveLi
     if is_folder and size:
         raise BuildError(f"The archive holds a folder with contents, {shown}; {_MAKE_IT}")
     if size > limits.max_bytes:
-        raise _too_large(limits.max_bytes)
+        raise too_large(limits.max_bytes)
     return _Member(_checked_parts(raw_name, shown, limits), is_folder, size)
 
 
@@ -551,7 +551,8 @@ def _clash(first: str, second: str) -> BuildError:
     )
 
 
-def _too_large(max_bytes: int) -> BuildError:
+def too_large(max_bytes: int) -> BuildError:
+    """Return the error of an archive that inflates to more than it may."""
     size = f"{max_bytes / 2**20:.4g} MB" if max_bytes >= 2**20 else f"{max_bytes} bytes"
     return BuildError(f"The archive unpacks to more than {size}: leave out what is not needed.")
 

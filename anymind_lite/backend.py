@@ -11,7 +11,7 @@ from pathlib import Path
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.config import Settings
 from anymind_lite.credentials import PasswordHasher, load_secret_key
-from anymind_lite.database import open_database
+from anymind_lite.database import open_database, search_damage
 from anymind_lite.errors import StartupError
 from anymind_lite.files import make_dir_durable
 from anymind_lite.reader.in_server import Reader
@@ -23,6 +23,7 @@ from anymind_lite.services.builds import Builder
 from anymind_lite.services.executor import Executor
 from anymind_lite.services.idempotency import forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
+from anymind_lite.services.readiness import Readiness, check_readiness
 from anymind_lite.services.recovery import (
     close_orphans,
     hint_queued,
@@ -30,8 +31,9 @@ from anymind_lite.services.recovery import (
     requeue_orphans,
     sweep_artifacts,
 )
+from anymind_lite.services.retention import Keep, Retention
 from anymind_lite.services.slots import SlotPool
-from anymind_lite.storage import ArtifactStore
+from anymind_lite.storage import ArtifactStore, DiskReserve
 from anymind_lite.tasks import BuildQueue
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
 _FORGET_SECONDS = 600.0
 _LAST_ROWS_SECONDS = 10.0
+_RETENTION_SECONDS = 300.0
 
 
 class Backend:
@@ -64,6 +67,13 @@ class Backend:
             max_upload_bytes=settings.upload_max_bytes,
             is_tar_gz=self.reader.is_tar_gz,
         )
+        on_data = (settings.data_dir, settings.database_path.parent)
+        reserve = settings.disk_reserve_bytes
+        self.disk = DiskReserve(*on_data, reserve_bytes=reserve)
+        self.upload_disk = DiskReserve(*on_data, settings.storage_path, reserve_bytes=reserve)
+        self.retention = Retention(
+            Keep(settings.execution_retention_days, settings.execution_retention_count)
+        )
         self.sandbox = Supervisor(
             settings.run_path / "scratch", settings.code_path, min_tier=Tier(settings.min_tier)
         )
@@ -78,6 +88,7 @@ class Backend:
             limits=operator_limits(settings, settings.execution_timeout_seconds),
             caps=operator_caps(settings),
             reader=self.reader,
+            disk=self.disk,
         )
         self._builder = Builder(
             store=self.store,
@@ -85,13 +96,15 @@ class Backend:
             limits=operator_limits(settings, settings.build_timeout_seconds),
             caps=operator_caps(settings),
             reader=self.reader,
+            disk=self.disk,
         )
         self.build_queue = BuildQueue(
             settings.queue_path,
             workers=settings.build_workers,
-            build=self._builder.build_version,
+            build=self._build,
             interrupt=self._builder.interrupt,
         )
+        self._hinting = threading.Lock()
         self._resources = ExitStack()
 
     def start(self) -> None:
@@ -115,6 +128,7 @@ class Backend:
         for folder in (settings.data_dir, settings.run_path):
             let_agents_pass(folder)
         self._resources.enter_context(InstanceLock(settings.run_path / "server.lock"))
+        _refuse_unfinished_restore(settings)
         self.secret_key = load_secret_key(settings.secret_key_path, settings.secret_key)
         make_dir_durable(settings.database_path.parent)
         _refuse_lost_database(settings)
@@ -125,25 +139,42 @@ class Backend:
         undo(self.sandbox.stop)
         self.reader.start()
         undo(self.reader.stop)
-        database = open_database(settings.database_path)
+        self._database = database = open_database(
+            settings.database_path, backups=settings.backups_path
+        )
         undo(database.close_all)
+        undo(search_damage(database))
         recover_at_start()
         sweep_artifacts(self.store)
         self._builder.begin()
         self.build_queue.start()
         undo(self.build_queue.stop)
-        hint_queued(self.build_queue)
+        self._hint_queued()
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
+        self.retention.begin()
+        undo(_every(_RETENTION_SECONDS, self.retention.sweep, name="retention"))
+        undo(self.retention.interrupt)
         undo(_every(_FORGET_SECONDS, forget_expired, name="idempotency-keys"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.begin()
         logger.info("event=started data_dir=%s", settings.data_dir)
 
+    def _build(self, version_id: int) -> None:
+        """Build a version; who takes the last hint does not leave the next ones to the timer."""
+        if self._builder.build_version(version_id):
+            self._hint_queued()
+
+    def _hint_queued(self) -> None:
+        with self._hinting:  # or two would find the queue empty and double every hint
+            hint_queued(self.build_queue)
+
     def _repair(self) -> None:
+        if self._database.damage:
+            return
         requeue_orphans(self._builder.claims)
         close_orphans(self.executor.held)
-        hint_queued(self.build_queue)
+        self._hint_queued()
 
     def _flush_key_usage(self) -> None:
         """Write when keys were last used; at the end of the server a full disk must not stop it."""
@@ -151,6 +182,15 @@ class Backend:
             self.key_usage.flush()
         except Exception:
             logger.exception("event=key_usage_not_written")
+
+    def readiness(self) -> Readiness:
+        """Tell whether every part can do its work now."""
+        return check_readiness(
+            build_queue=self.build_queue,
+            sandbox=self.sandbox,
+            disk=self.upload_disk,
+            is_stopping=self.executor.slots.is_closed,
+        )
 
     def drain(self, timeout_seconds: float) -> bool:
         """Take no more executions and wait for those that run; tells whether all ended."""
@@ -198,6 +238,15 @@ class InstanceLock:
         os.close(self._fd)
 
 
+def _refuse_unfinished_restore(settings: Settings) -> None:
+    """Refuse to begin with half of a backup. Raises StartupError."""
+    if settings.restore_mark_path.exists():
+        raise StartupError(
+            f"A restore into {settings.data_dir} did not come to its end. Repeat it: "
+            "python3 run.py restore FILE"
+        )
+
+
 def _refuse_lost_database(settings: Settings) -> None:
     """Refuse to begin anew beside old artifacts: new ids would take, and later delete, their files.
 
@@ -212,7 +261,7 @@ def _refuse_lost_database(settings: Settings) -> None:
         )
 
 
-def _every(seconds: float, action: Callable[[], None], *, name: str) -> Callable[[], None]:
+def _every(seconds: float, action: Callable[[], object], *, name: str) -> Callable[[], None]:
     """Call `action` every so many seconds on a thread; return what ends and joins it."""
     stop = threading.Event()
 

@@ -3,6 +3,7 @@
 Durations use `time.monotonic()`; instants that are stored or shown come from here, in UTC.
 """
 
+import time
 from datetime import UTC, datetime
 
 
@@ -17,3 +18,12 @@ def iso_format(instant: datetime) -> str:
     Without a zone a browser would read the text as its own local time (ECMA-262, Date.parse).
     """
     return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_since_boot() -> float:
+    """Return a duration that nobody can set and that grows while the machine sleeps, where it can.
+
+    `time.monotonic()` stands still in sleep on Linux (clock_gettime(2), CLOCK_BOOTTIME).
+    """
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -218,6 +218,13 @@ class Settings:
         table="storage",
         doc="Largest artifact that may be uploaded",
     )
+    disk_reserve_mb: int = _setting(
+        "DISK_RESERVE_MB",
+        Integer(0, _MAX_MB, "MB"),
+        default=256,
+        table="storage",
+        doc="Free disk below which uploads and executions are answered 507; 0 switches that off",
+    )
     worker_concurrency: int = _setting(
         "WORKER_CONCURRENCY",
         Integer(1, 256),
@@ -415,6 +422,25 @@ class Settings:
         table="limits",
         doc="Most files and folders in an artifact",
     )
+    execution_retention_days: int = _setting(
+        "EXECUTION_RETENTION_DAYS",
+        Integer(0, 36500, "days"),
+        default=30,
+        table="retention",
+        doc="Age at which finished executions are removed; 0 keeps them for ever",
+    )
+    execution_retention_count: int = _setting(
+        "EXECUTION_RETENTION_COUNT",
+        Integer(0, 1000000000),
+        default=10000,
+        table="retention",
+        doc="Executions kept for each agent, the newest ones; 0 sets no bound",
+    )
+
+    @property
+    def disk_reserve_bytes(self) -> int:
+        """`disk_reserve_mb` in bytes."""
+        return self.disk_reserve_mb << 20
 
     @property
     def secret_key_path(self) -> Path:
@@ -435,6 +461,16 @@ class Settings:
     def run_path(self) -> Path:
         """The folder of the instance lock, sockets and scratch dirs."""
         return self.data_dir / "run"
+
+    @property
+    def backups_path(self) -> Path:
+        """The folder of copies that are kept of the database before its schema changes."""
+        return self.data_dir / "backups"
+
+    @property
+    def restore_mark_path(self) -> Path:
+        """The file that stands while a backup is being restored; no server starts beside it."""
+        return self.data_dir / "restore-unfinished"
 
 
 SETTINGS: tuple[Setting, ...] = tuple(

@@ -2,14 +2,19 @@
 
 One file in WAL mode with `synchronous=FULL`: what a client was told is done survives a power cut
 (SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode).
-Readers never wait. Writers go one at a time through `write_transaction()`.
+Readers never wait. Writers go one at a time through `write_transaction()`. Before the schema of a
+database changes, a copy of it is kept.
 """
 
+import contextlib
 import errno
+import logging
+import os
+import re
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,11 @@ from typing import Any
 from peewee import DatabaseError, DatabaseProxy, ModelSelect, OperationalError, SqliteDatabase
 from playhouse.migrations import Runner
 
-from anymind_lite.errors import StartupError
+from anymind_lite.clock import utc_now
+from anymind_lite.errors import BackupError, DatabaseDamaged, StartupError, quoted
+from anymind_lite.files import fsync_dir, fsync_file, make_dir_durable
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
 
@@ -39,7 +48,16 @@ _LOCK_TIMEOUT_SECONDS = 10
 # Where another program keeps the database locked, each writer waits for it in turn: without an end
 # to the turns the last of a crowd would wait for minutes.
 _TURN_TIMEOUT_SECONDS = 30
+# What is checked before the server serves: all of a file of this size, which takes half a second,
+# and of a larger one every table but the one that grows with use.
+_WHOLE_CHECK_BYTES = 32 << 20
+_GROWING_TABLE = "execution"
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+
+_APPLIED = "SELECT name FROM schema_migration ORDER BY name"
+
+_KEPT_BACKUPS = 5
+_BACKUP_NAME = re.compile(r"before-\w+-([0-9]{8}T[0-9]{12}Z)\.sqlite3")
 
 
 class ServerDatabase(SqliteDatabase):
@@ -53,6 +71,9 @@ class ServerDatabase(SqliteDatabase):
             str(path), pragmas=_PRAGMAS, timeout=_LOCK_TIMEOUT_SECONDS, check_same_thread=False
         )
         self._opened: list[sqlite3.Connection] = []
+        self.path = path
+        self.is_checked_whole = False
+        self.damage = ""  # what `search_damage` found
 
     def _connect(self) -> sqlite3.Connection:
         connection: sqlite3.Connection = super()._connect()
@@ -67,15 +88,17 @@ class ServerDatabase(SqliteDatabase):
         self._opened.clear()
 
 
-def open_database(path: Path) -> ServerDatabase:
+def open_database(path: Path, *, backups: Path | None = None) -> ServerDatabase:
     """Open or create the file, check it, bring its schema up to date and point the models at it.
 
-    Raises StartupError when the file is damaged, no database, or of a newer version.
+    `backups` is the folder for the copy that is made before the schema changes; unset: a folder of
+    that name beside the file. Raises StartupError when the file is damaged, no database, or of a
+    newer version, or when that copy cannot be made.
     """
     opened = ServerDatabase(path)
     try:
         _check_health(opened, path)
-        _migrate(opened, path)
+        _migrate(opened, path, backups or path.with_name("backups"))
     except BaseException:
         opened.close_all()
         raise
@@ -84,17 +107,24 @@ def open_database(path: Path) -> ServerDatabase:
     return opened
 
 
+def _damage_note(path: Path) -> Path:
+    """Where it is noted that damage was found while serving: the next start looks at all."""
+    return path.with_name(f"{path.name}.damaged")
+
+
 def _check_health(opened: ServerDatabase, path: Path) -> None:
     try:
-        verdict = opened.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
-    except DatabaseError as exc:
+        verdict = _quick_check(opened, path)
+    except (DatabaseError, sqlite3.DatabaseError) as exc:  # Peewee's own, and of a later row
         raise StartupError(_why_unreadable(path, exc)) from exc
     if verdict != "ok":
         what = " ".join(verdict.split())  # it may have several lines
         raise StartupError(f"The database {path} is damaged ({what}). Restore it from a backup.")
+    if opened.is_checked_whole:
+        _damage_note(path).unlink(missing_ok=True)
 
 
-def _why_unreadable(path: Path, error: DatabaseError) -> str:
+def _why_unreadable(path: Path, error: Exception) -> str:
     # On a full disk too there is an "I/O error": SQLite has no room for the index of its log, and
     # nothing is wrong with the database. (test_a_server_on_a_full_disk_starts_or_says_why_not)
     if is_disk_full(error) or "disk I/O error" in str(error):
@@ -107,7 +137,64 @@ def _why_unreadable(path: Path, error: DatabaseError) -> str:
     )
 
 
-def _migrate(opened: ServerDatabase, path: Path) -> None:
+def _quick_check(opened: ServerDatabase, path: Path) -> str:
+    """Return "ok", or what is wrong with what was looked at. Raises errors of the database."""
+    pages, page_bytes = (
+        opened.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+    )
+    is_small = pages * page_bytes <= _WHOLE_CHECK_BYTES
+    opened.is_checked_whole = is_small or _damage_note(path).exists()
+    if opened.is_checked_whole:
+        return str(opened.execute_sql("PRAGMA quick_check(1)").fetchone()[0])
+    tables = (name for name in opened.get_tables() if name != _GROWING_TABLE)
+    verdicts = (
+        str(opened.execute_sql(f'PRAGMA quick_check("{name}")').fetchone()[0]) for name in tables
+    )
+    return next((verdict for verdict in verdicts if verdict != "ok"), "ok")
+
+
+def search_damage(opened: ServerDatabase) -> Callable[[], None]:
+    """Check on a thread what was not checked before serving; return what ends that.
+
+    When something is found nothing more is written, so that it grows no larger, and the next start
+    refuses. A connection of its own: the check is one statement that takes seconds or minutes.
+    """
+    if opened.is_checked_whole:
+        return lambda: None
+    address = f"{opened.path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+    thread = threading.Thread(target=_search, args=(opened, connection), name="damage-search")
+    thread.start()
+
+    def end() -> None:
+        while thread.is_alive():
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed just now
+                connection.interrupt()
+            thread.join(0.05)
+
+    return end
+
+
+def _search(opened: ServerDatabase, connection: sqlite3.Connection) -> None:
+    with closing(connection):
+        try:
+            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        except sqlite3.OperationalError as exc:  # interrupted, or the disk cannot be read now
+            logger.info("event=database_check_ended reason=%r", str(exc))
+            return
+        except sqlite3.DatabaseError as exc:
+            verdict = str(exc)
+    if verdict == "ok":
+        opened.is_checked_whole = True
+        return
+    opened.damage = verdict
+    logger.error("event=database_damaged path=%s verdict=%r", opened.path, verdict)
+    with contextlib.suppress(OSError):
+        _damage_note(opened.path).touch(mode=0o600)
+
+
+def _migrate(opened: ServerDatabase, path: Path, backups: Path) -> None:
+    """Apply the migrations that are missing, each with its record in one transaction (Runner)."""
     runner = Runner(opened, directory=str(MIGRATIONS_DIR))
     unknown = [migration.name for migration in runner.status() if migration.path is None]
     if unknown:
@@ -120,7 +207,42 @@ def _migrate(opened: ServerDatabase, path: Path) -> None:
             f"The database {path} belongs to another program (it has the table {foreign[0]}). "
             "Set DATABASE_URL to another file."
         )
+    pending = [migration.name for migration in runner.status() if not migration.applied]
+    if pending and runner.applied():
+        _back_up_before(pending[0], path, backups)
     runner.up()
+
+
+def _back_up_before(migration: str, path: Path, backups: Path) -> None:
+    """Keep a copy of the database as it was before a migration. Raises StartupError."""
+    unfinished = backups / ".unfinished"
+    try:
+        make_dir_durable(backups)
+        remove_copy(unfinished)
+        copy_database(path, unfinished)
+        kept = backups / f"before-{migration}-{utc_now():%Y%m%dT%H%M%S%fZ}.sqlite3"
+        unfinished.rename(kept)
+        fsync_dir(backups)
+        _prune_backups(backups, newest=kept)
+    except (OSError, sqlite3.Error) as exc:
+        megabytes = path.stat().st_size // 1_000_000 + 1
+        raise StartupError(
+            f"The database {path} must be upgraded, and the copy that is kept of it before that "
+            f"cannot be written to {backups} ({exc}). Nothing was changed. Make the folder "
+            f"writable, with {megabytes} MB of room, and start again."
+        ) from exc
+
+
+def _prune_backups(backups: Path, *, newest: Path) -> None:
+    # By the instants in their names, but never the newest: the clock may have been set back.
+    found = [(match[1], path) for path in backups.iterdir() if (match := _matched(path))]
+    others = sorted(one for one in found if one[1] != newest)
+    for _instant, path in others[: 1 - _KEPT_BACKUPS]:
+        path.unlink(missing_ok=True)
+
+
+def _matched(path: Path) -> re.Match[str] | None:
+    return _BACKUP_NAME.fullmatch(path.name)
 
 
 def _tables_of_others(opened: ServerDatabase, runner: Runner) -> list[str]:
@@ -129,15 +251,84 @@ def _tables_of_others(opened: ServerDatabase, runner: Runner) -> list[str]:
     return [name for name in names if not name.startswith("sqlite_")]
 
 
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a database that a server may be writing to, for reading alone; never makes one.
+
+    In WAL mode readers and the writer do not wait for each other. A connection that cannot write
+    the file cannot take the log back into it either (SQLite manual, "Write-Ahead Logging").
+    """
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        timeout=_LOCK_TIMEOUT_SECONDS,
+        isolation_level=None,
+    )
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Write one snapshot of a database, durably, to a file that is not there yet.
+
+    The copy is whole in itself, without a log beside it; making its name durable is the caller's.
+    Raises OSError and sqlite3.Error, and leaves no target then.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with closing(open_to_read(source)) as connection:
+            connection.execute("VACUUM INTO ?", (str(target.absolute()),))
+        fsync_file(target)
+    except BaseException:
+        remove_copy(target)
+        raise
+
+
+def remove_copy(path: Path) -> None:
+    """Delete a copy that `copy_database` made or began; does nothing when there is none.
+
+    A process that was killed in the middle leaves a journal beside it, which SQLite would take for
+    one of the next file of that name.
+    """
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+
+
+def check_copy(connection: sqlite3.Connection) -> str:
+    """Return the last migration of a sound copy of a database of ours.
+
+    Raises BackupError, its text beginning with "The database", for one that is damaged, of another
+    program, or of a newer version.
+    """
+    try:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        applied = [name for (name,) in connection.execute(_APPLIED)]
+    except sqlite3.Error as exc:
+        raise BackupError(f"The database cannot be read ({exc}).") from exc
+    if verdict != "ok":
+        raise BackupError(f"The database is damaged ({quoted(verdict)}).")
+    known = {path.stem for path in MIGRATIONS_DIR.glob("[0-9]*.py")}
+    if unknown := [name for name in applied if name not in known]:
+        raise BackupError(
+            f"The database is of a newer version of Anymind Lite (it has {quoted(unknown[-1])}). "
+            "Upgrade this installation."
+        )
+    if not applied:
+        raise BackupError("The database is not one of Anymind Lite.")
+    return str(applied[-1])
+
+
 @contextmanager
 def write_transaction() -> Iterator[None]:
     """Run the block as one durable transaction, alone; nothing of it stays when it raises.
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
     the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
-    Keep the block short: no agent code, no file, no network inside. Raises OperationalError when
-    its turn does not come.
+    Keep the block short: no agent code, no file, no network inside. Raises DatabaseDamaged,
+    and OperationalError when its turn does not come.
     """
+    if database.damage:
+        raise DatabaseDamaged(
+            "The server's database is damaged and takes no changes; it must be restored from a "
+            "backup"
+        )
     if not _write_lock.acquire(timeout=_TURN_TIMEOUT_SECONDS):
         raise OperationalError("database is locked")
     try:

@@ -37,6 +37,18 @@ class Overloaded(AnymindError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class AgentBusy(Overloaded):
+    """As many of an agent's executions run and wait as its manifest and the server allow."""
+
+
+class DiskFull(AnymindError):
+    """So little room is left on the server's disk that nothing large is begun."""
+
+
+class DatabaseDamaged(AnymindError):
+    """The database was found damaged: nothing more is written to it."""
+
+
 class StillRunning(AnymindError):
     """The same was asked for before and has not ended; `execution_id` tells where to look."""
 
@@ -47,6 +59,10 @@ class StillRunning(AnymindError):
 
 class BuildError(AnymindError):
     """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
+
+
+class BackupError(AnymindError):
+    """A backup cannot be made or restored; the text names the cause and the fix."""
 
 
 class StartupError(AnymindError):

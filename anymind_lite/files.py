@@ -23,6 +23,15 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def fsync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def make_dir_durable(path: Path, mode: int = 0o700) -> None:
     """Create a folder and its missing parents so that they survive a power cut."""
     missing = [p for p in (path, *path.parents) if not p.exists()]

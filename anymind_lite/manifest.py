@@ -43,7 +43,7 @@ _NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 @dataclass(frozen=True)
 class LimitKey:
-    """What a key below `limits` may say, from `least` to `most`; a whole number if `is_whole`."""
+    """What a key may say, from `least` to `most`; a whole number if `is_whole`."""
 
     least: float
     most: int
@@ -61,13 +61,15 @@ LIMIT_KEYS: Mapping[str, LimitKey] = {
     "open_files": LimitKey(16, 65536),
     "processes": LimitKey(1, 65536),
 }
+CONCURRENCY = LimitKey(1, 256)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What an anymind.yaml says; `text` is the whole of it, without a byte order mark.
 
-    `limits` holds those of `LIMIT_KEYS` that it asks for; `allows_processes` is its `subprocess`.
+    `limits` holds those of `LIMIT_KEYS` that it asks for; `allows_processes` is its `subprocess`;
+    `concurrency` is how many executions of the agent may run at once, None for any number.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Manifest:
     text: str
     limits: Mapping[str, float] = field(default_factory=dict)
     allows_processes: bool = False
+    concurrency: int | None = None
 
     @property
     def module(self) -> str:
@@ -94,9 +97,9 @@ def load_manifest(text: str | bytes, files: Collection[str]) -> Manifest:
 
     `text` is UTF-8 of at most 64 KiB. `name` (1 to 200 characters on one line) and `entrypoint`
     are required, `description` and `framework` are text if given. `limits` is a mapping of numbers,
-    `subprocess` is true or false, and `network` asks for nothing. Other keys are let be. The
-    entrypoint's module is a file of the agent, under a name that Python has not taken. Raises
-    `BuildError`.
+    `subprocess` is true or false, `concurrency` is a number, and `network` asks for nothing. Other
+    keys are let be. The entrypoint's module is a file of the agent, under a name that Python has
+    not taken. Raises `BuildError`.
     """
     decoded = _decode(text)
     fields = _compose_fields(decoded)
@@ -109,6 +112,7 @@ def load_manifest(text: str | bytes, files: Collection[str]) -> Manifest:
         text=decoded,
         limits=_read_limits(fields),
         allows_processes=_read_truth(fields, "subprocess"),
+        concurrency=_read_concurrency(fields),
     )
 
 
@@ -338,12 +342,23 @@ def _read_limit(key: yaml.Node, node: yaml.Node) -> float:
     known = LIMIT_KEYS.get(key.value) if key.tag == _TEXT_TAG else None
     if known is None:
         raise _fault(_unknown_limit(key.value), key.start_mark)
+    return _read_number_of(f"limits.{key.value}", node, known)
+
+
+def _read_concurrency(fields: dict[str, yaml.Node]) -> int | None:
+    """Return how many may run at once; None where it is missing or null."""
+    node = fields.get("concurrency")
+    if node is None or node.tag == _NULL_TAG:
+        return None
+    return int(_read_number_of("concurrency", node, CONCURRENCY))
+
+
+def _read_number_of(name: str, node: yaml.Node, known: LimitKey) -> float:
     number = _read_number(node, known)
     if number is None:
         kind = "a whole number" if known.is_whole else "a number"
         raise _fault(
-            f"limits.{key.value} is not {kind} from {known.least:g} to {known.most}; "
-            "write one in plain digits",
+            f"{name} is not {kind} from {known.least:g} to {known.most}; write one in plain digits",
             node.start_mark,
         )
     return number

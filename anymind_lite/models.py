@@ -135,6 +135,7 @@ class AgentVersion(BaseModel):
     `number` counts from 1 within the agent. `claim` is the token of the build that owns the row
     while it is `building`; `attempts` counts the builds that were begun. `limits` is what the
     manifest asks for, a JSON object by the keys of `manifest.LIMIT_KEYS`; null where none was read.
+    `concurrency` is how many executions of the agent may run at once; null for any number.
     """
 
     agent: Any = ForeignKeyField(Agent, backref="versions", on_delete="CASCADE")
@@ -152,6 +153,7 @@ class AgentVersion(BaseModel):
     updated_at: Any = InstantField()
     limits: Any = TextField(null=True)
     allows_processes: Any = BooleanField(default=False)
+    concurrency: Any = IntegerField(null=True)
 
 
 class Execution(BaseModel):

@@ -7,6 +7,7 @@ code is a cache of them and may vanish at any time while the server is down.
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from anymind_lite.errors import BuildError, InvalidInput, TooLarge
+from anymind_lite.errors import BuildError, DiskFull, InvalidInput, TooLarge
 from anymind_lite.files import fsync_dir, make_dir_durable, open_closed_dir, remove_tree
 from anymind_lite.sandbox.protocol import let_agents_pass
+
+logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 20
 _TRASH_SECONDS = 7 * 24 * 3600
@@ -237,7 +240,60 @@ class ArtifactStore:
 
     def free_bytes(self) -> int:
         """Return the room left on the store's disk."""
-        return shutil.disk_usage(self._root).free
+        return free_bytes(self._root)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the room that is left to this user on the disk of a folder (statvfs(3))."""
+    return shutil.disk_usage(folder).free
+
+
+class DiskReserve:
+    """Room that is left free for what has begun: results, logs, the database's own work.
+
+    It is measured anew each time, so what was refused is taken again as soon as there is room. A
+    reserve of 0 refuses nothing.
+    """
+
+    def __init__(
+        self,
+        *folders: Path,
+        reserve_bytes: int,
+        measure: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        self._folders = folders
+        self._reserve_bytes = reserve_bytes
+        self._measure = measure
+        self._was_reached = False
+
+    def spare_bytes(self) -> int:
+        """Return how much may be written, on the fullest of the disks, until it is reached."""
+        return min(self._measure(folder) for folder in self._folders) - self._reserve_bytes
+
+    def require(self, needed_bytes: int = 0) -> None:
+        """Refuse to begin what will write so much. Raises DiskFull."""
+        if self._reserve_bytes == 0:
+            return
+        spare = self.spare_bytes()
+        self._tell_change(spare)
+        if spare < needed_bytes:
+            raise DiskFull(
+                f"The server's disk is nearly full: {_megabytes(spare + self._reserve_bytes)} MB "
+                f"are free, and {_megabytes(self._reserve_bytes)} MB stay in reserve; delete "
+                "agents that are not needed, or have its operator make room or lower "
+                "DISK_RESERVE_MB"
+            )
+
+    def _tell_change(self, spare: int) -> None:
+        is_reached = spare < 0
+        if is_reached != self._was_reached:
+            self._was_reached = is_reached
+            event = "disk_reserve_reached" if is_reached else "disk_reserve_free"
+            logger.warning("event=%s spare_mb=%d", event, spare >> 20)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count >> 20:,}"
 
 
 def _rename_durable(path: Path, target: Path) -> None:

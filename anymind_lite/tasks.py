@@ -120,6 +120,14 @@ class BuildQueue:
         except sqlite3.Error:
             logger.exception("event=enqueue_failed version_id=%d", version_id)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether every worker waits for hints or builds."""
+        consumer = self._consumer
+        return consumer is not None and all(
+            thread.is_alive() for _worker, thread in consumer.worker_threads
+        )
+
     def is_empty(self) -> bool:
         """Tell whether no hint waits."""
         return bool(self._huey.storage.queue_size() == 0)

@@ -37,10 +37,18 @@ class Client:
         self._connection = http.client.HTTPConnection(where.hostname or "", where.port)
         self.headers = {"Content-Type": "application/json"}
 
-    def call(self, method: str, path: str, body: bytes = b"", content_type: str = "") -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        content_type: str = "",
+        *,
+        base: str = "/api/v1",
+    ) -> Any:
         """Send one request and return its JSON."""
         headers = self.headers | ({"Content-Type": content_type} if content_type else {})
-        self._connection.request(method, f"/api/v1{path}", body, headers)
+        self._connection.request(method, f"{base}{path}", body, headers)
         response = self._connection.getresponse()
         text = response.read()
         if response.status >= 400:

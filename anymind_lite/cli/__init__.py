@@ -16,6 +16,8 @@ from anymind_lite.errors import AnymindError
 _COMMANDS = {
     "quickstart": ("quickstart", "Start a server and run an example agent on it."),
     "serve": ("serve", "Start the server."),
+    "backup": ("backup", "Save all data to one file, also while a server runs."),
+    "restore": ("restore", "Put a backup into an empty data folder."),
     "config": ("show_config", "Show every setting, its value and where it came from."),
     "doctor": ("doctor", "Show what this machine's sandbox can do."),
     "test": ("run_tests", "Run the tests of Anymind Lite itself."),

@@ -1,9 +1,8 @@
-"""waitress, as this product needs it: JSON errors, its own socket, an orderly end."""
+"""waitress, as this product needs it: its own socket, patience with bounds, an orderly end."""
 
 import contextlib
 import errno
 import http.client
-import json
 import resource
 import socket
 import threading
@@ -12,12 +11,14 @@ from typing import Any
 from wsgiref.types import WSGIApplication
 
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.server import create_server
-from waitress.task import ErrorTask
+from waitress.adjustments import Adjustments
 
+from anymind_lite.app import headers_for
+from anymind_lite.cli._http_connections import Patience, Server
+from anymind_lite.cli._http_requests import IN_MEMORY_BYTES, BodyRoom
 from anymind_lite.config import Settings
 from anymind_lite.errors import StartupError
+from anymind_lite.routes._bodies import BodyRules
 from anymind_lite.services.executor import LONG_POLLS
 
 _MEGABYTE = 1024 * 1024
@@ -26,8 +27,9 @@ _MEGABYTE = 1024 * 1024
 _SPARE_THREADS = 16
 _MOST_CONNECTIONS = 1000
 _LEAST_CONNECTIONS = 16
-# For the database (two for each thread), running agents, uploads and logs.
-_RESERVED_DESCRIPTORS = 200
+_DESCRIPTORS_PER_CONNECTION = 2  # a large body, or an answer that is not read, is a file
+_DESCRIPTORS_PER_THREAD = 2  # the database and its log
+_RESERVED_DESCRIPTORS = 100  # running agents, builds, the reader, logs
 _ENOUGH_DESCRIPTORS = 10_240  # where the hard limit is none; macOS takes no more (OPEN_MAX)
 # waitress keeps what a client does not read in a file. Over this it stops the thread that answers,
 # and a few slow readers of long lists would take them all. (test_slow_readers_hold_no_thread)
@@ -35,58 +37,30 @@ _MOST_UNSENT_BYTES = 4 * 1024 * _MEGABYTE
 _ANSWER_SECONDS = 10.0
 _FLUSH_SECONDS = 2.0
 _POLL_SECONDS = 0.02
-
-
-class _JsonErrorTask(ErrorTask):
-    """Answers what waitress itself refuses (bad headers, a huge body) in the API's form."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        body = json.dumps({"detail": _sentence(error)}).encode()
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.response_headers.append(("X-Content-Type-Options", "nosniff"))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-def _sentence(error: Any) -> str:
-    texts = {
-        413: "The request body is too large",
-        431: "The request headers are too large",
-        500: "Internal server error",
-        501: "The transfer encoding is not supported",
-    }
-    return texts.get(error.code, "The request is not valid HTTP")
-
-
-class _Channel(HTTPChannel):
-    error_task_class = _JsonErrorTask
+_MOST_HEADER_BYTES = 64 * 1024
+# How many bodies of the largest size may be on the disk at once.
+_LARGEST_BODIES = 4
 
 
 class HttpServer:
     """Serves an application on a thread of its own between `start` and `stop`."""
 
-    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
+    def __init__(
+        self, app: WSGIApplication, settings: Settings, *, patience: Patience | None = None
+    ) -> None:
         self._socket = _bind(settings.server_host, settings.server_port)
-        waiting = settings.worker_concurrency + settings.execution_queue_size + LONG_POLLS
-        threads = waiting + _SPARE_THREADS
         self._map: dict[int, Any] = {}
-        self._server = create_server(
+        rules = BodyRules.of(settings)
+        self._server = Server(
             app,
-            map=self._map,
-            sockets=[self._socket],
-            threads=threads,
-            connection_limit=connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-            # Flask's own 413 comes first for all but absurd bodies.
-            max_request_body_size=settings.upload_max_bytes + 2 * _MEGABYTE,
-            outbuf_high_watermark=_MOST_UNSENT_BYTES,
-            asyncore_use_poll=True,  # select(2) ends at descriptor 1,024
-            clear_untrusted_proxy_headers=True,
-            ident=None,
+            self._socket,
+            _adjustments(settings, rules),
+            connections=self._map,
+            patience=patience or Patience(),
+            rules=rules,
+            room=BodyRoom(_LARGEST_BODIES * rules.largest_bytes),
+            headers_for=headers_for(settings.cors_origins),
         )
-        self._server.channel_class = _Channel
         self._thread = threading.Thread(target=self._server.run, name="http")
 
     @property
@@ -162,14 +136,34 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def connection_limit(open_files: int) -> int:
+def _adjustments(settings: Settings, rules: BodyRules) -> Adjustments:
+    executions = settings.worker_concurrency + settings.execution_queue_size
+    threads = executions + LONG_POLLS + _SPARE_THREADS
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return Adjustments(
+        threads=threads,
+        # Executions that nobody waits for have threads of their own.
+        connection_limit=connection_limit(open_files, threads + executions),
+        # The rules come first for all but absurd bodies.
+        max_request_body_size=rules.largest_bytes + _MEGABYTE,
+        max_request_header_size=_MOST_HEADER_BYTES,
+        inbuf_overflow=IN_MEMORY_BYTES,
+        outbuf_high_watermark=_MOST_UNSENT_BYTES,
+        asyncore_use_poll=True,  # select(2) ends at descriptor 1,024
+        clear_untrusted_proxy_headers=True,
+        ident=None,
+    )
+
+
+def connection_limit(open_files: int, threads: int) -> int:
     """Return how many connections may be open where a process may open so many files.
 
     Past the last descriptor nothing works any more: no connection is accepted, no row is written.
     """
     if open_files == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
-    return max(_LEAST_CONNECTIONS, min(_MOST_CONNECTIONS, open_files - _RESERVED_DESCRIPTORS))
+    free = open_files - _RESERVED_DESCRIPTORS - _DESCRIPTORS_PER_THREAD * threads
+    return max(_LEAST_CONNECTIONS, min(_MOST_CONNECTIONS, free // _DESCRIPTORS_PER_CONNECTION))
 
 
 def is_port_free(host: str, port: int) -> bool:

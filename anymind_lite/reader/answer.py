@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anymind_lite.archive import MANIFEST_NAME, ArchiveLimits
-from anymind_lite.manifest import LIMIT_KEYS, MAX_MANIFEST_BYTES, Manifest
+from anymind_lite.manifest import CONCURRENCY, LIMIT_KEYS, MAX_MANIFEST_BYTES, LimitKey, Manifest
 from anymind_lite.strict_json import StrictJsonError, parse_json
 
 MAX_TEXT_CHARS = 20_000
@@ -140,13 +140,22 @@ def _entrypoint(value: object) -> str:
 def _limits(value: object) -> dict[str, float]:
     document = _object(value)
     for key, number in document.items():
-        known = LIMIT_KEYS.get(key)
-        kinds = (int,) if known and known.is_whole else (int, float)
-        if known is None or type(number) not in kinds:
-            raise BadAnswer("a limit is none, or no number")
-        if not known.least <= number <= known.most:
-            raise BadAnswer("a limit is out of its range")
+        if key not in LIMIT_KEYS:
+            raise BadAnswer("a limit is none")
+        _number(number, LIMIT_KEYS[key])
     return document
+
+
+def _concurrency(value: object) -> float | None:
+    return None if value is None else _number(value, CONCURRENCY)
+
+
+def _number(value: Any, known: LimitKey) -> float:
+    if type(value) is not int and (known.is_whole or type(value) is not float):
+        raise BadAnswer("a limit is no number")
+    if not known.least <= value <= known.most:
+        raise BadAnswer("a limit is out of its range")
+    return float(value) if type(value) is float else int(value)
 
 
 # How each field of the manifest is checked on arrival: a new one needs its line here.
@@ -159,4 +168,5 @@ _MANIFEST_FIELDS: dict[str, Callable[[object], Any]] = {
     "text": _text,
     "limits": _limits,
     "allows_processes": read_flag,
+    "concurrency": _concurrency,
 }

@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from anymind_lite.archive import ArchiveLimits
+from anymind_lite.archive import ArchiveLimits, too_large
 from anymind_lite.errors import BuildError, quoted
 from anymind_lite.reader.answer import (
     BadAnswer,
@@ -64,6 +64,10 @@ class ReaderFailed(Exception):
     """A reading failed by our fault; the text is for the log."""
 
 
+class NoRoomToUnpack(Exception):
+    """An archive holds more than its reading was given room for, and less than is allowed."""
+
+
 class ReadingCancelled(Exception):
     """A reading was called off, or the reader is stopping."""
 
@@ -105,6 +109,11 @@ class Reader:
         self._readings: set[_Reading] = set()
         self._is_stopping = True
 
+    @property
+    def max_unpacked_bytes(self) -> int:
+        """What an archive may hold where there is room for it."""
+        return self._limits.max_bytes
+
     def start(self) -> None:
         """Start the process ahead: until something is to be read it has all it needs."""
         with self._lock:
@@ -125,7 +134,7 @@ class Reader:
         What makes its reader crash is none. Raises what is our fault, as `unpack` does.
         """
         try:
-            document = self._read([upload.fileno()], key="", is_wanted=_always)
+            document = self._read([upload.fileno()], self._limits, key="", is_wanted=_always)
             return read_flag(document.get("is_tar_gz"))
         except (BuildError, BadAnswer):
             return False
@@ -137,20 +146,32 @@ class Reader:
         *,
         key: str = "",
         is_wanted: Callable[[], bool] = _always,
+        max_bytes: int | None = None,
     ) -> Unpacked:
         """Unpack an archive into an empty folder, given by descriptor, and read its manifest.
 
         The folder is the reader's from then on; when this returns, nobody writes to it any more.
         Where a reading is cut off, its last write may race with the removal of the folder, which
         follows no link. `key` names the reading for `cancel`; `is_wanted` is asked once, when
-        `cancel` can already reach it. Raises BuildError when the archive is at fault, OSError and
-        ReaderFailed when we are, and ReadingCancelled.
+        `cancel` can already reach it; `max_bytes` is the room for this one. Raises BuildError when
+        the archive is at fault, OSError and ReaderFailed when we are, NoRoomToUnpack, and
+        ReadingCancelled.
         """
         if os.geteuid() == 0:
             os.fchown(into, SANDBOX_UID, SANDBOX_GID)
-        document = self._read([archive.fileno(), into], key=key, is_wanted=is_wanted)
+        limits = self._limits
+        if max_bytes is not None:
+            limits = replace(limits, max_bytes=min(limits.max_bytes, max_bytes))
+        fds = [archive.fileno(), into]
         try:
-            return read_unpacked(document.get("unpacked"), self._limits)
+            document = self._read(fds, limits, key=key, is_wanted=is_wanted)
+        except BuildError as exc:
+            # The text is the archive's own reader's; who forges it has nothing of it but a wait.
+            if limits != self._limits and str(exc) == str(too_large(limits.max_bytes)):
+                raise NoRoomToUnpack from exc
+            raise
+        try:
+            return read_unpacked(document.get("unpacked"), limits)
         except BadAnswer as exc:
             raise _nonsense(exc) from exc
 
@@ -164,7 +185,7 @@ class Reader:
     # --- one reading ---
 
     def _read(
-        self, fds: Sequence[int], *, key: str, is_wanted: Callable[[], bool]
+        self, fds: Sequence[int], limits: ArchiveLimits, *, key: str, is_wanted: Callable[[], bool]
     ) -> dict[str, Any]:
         """Have one archive read; return the document, which is no error and else unchecked."""
         with ExitStack() as ours, ExitStack() as theirs:
@@ -177,7 +198,7 @@ class Reader:
             with self._registered(_Reading(lease, key)):
                 if not is_wanted():
                     raise ReadingCancelled
-                self._send([lease_end.fileno(), answer_end, *fds])
+                self._send([lease_end.fileno(), answer_end, *fds], limits)
                 theirs.close()
                 end = self._listen(lease, answer_fd)
         return self._judge(end)
@@ -277,10 +298,10 @@ class Reader:
 
     # --- the process ---
 
-    def _send(self, fds: Sequence[int]) -> None:
+    def _send(self, fds: Sequence[int], limits: ArchiveLimits) -> None:
         """Hand a reading over; a process that died meanwhile is replaced. Raises OSError."""
         message = {
-            "limits": asdict(self._limits),
+            "limits": asdict(limits),
             "wall_seconds": self._wall_seconds,
             "cpu_seconds": self._cpu_seconds,
         }

@@ -10,6 +10,7 @@ from flask_smorest import Blueprint
 from anymind_lite.credentials import read_access_token
 from anymind_lite.errors import NotAllowed, NotAuthenticated
 from anymind_lite.models import User
+from anymind_lite.routes._bodies import NOT_AUTHENTICATED
 from anymind_lite.services import accounts, api_keys
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _sign_in_by_token() -> User:
 
 
 def _refuse_anonymous() -> str:
-    raise NotAuthenticated("Not authenticated: send X-API-Key or Authorization: Bearer")
+    raise NotAuthenticated(NOT_AUTHENTICATED)
 
 
 def _bearer_token() -> str | None:

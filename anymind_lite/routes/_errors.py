@@ -8,7 +8,10 @@ from werkzeug.exceptions import HTTPException
 
 from anymind_lite.database import is_disk_full
 from anymind_lite.errors import (
+    AgentBusy,
     AnymindError,
+    DatabaseDamaged,
+    DiskFull,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -28,6 +31,9 @@ STATUSES: dict[type[AnymindError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    AgentBusy: HTTPStatus.TOO_MANY_REQUESTS,
+    DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    DatabaseDamaged: HTTPStatus.INTERNAL_SERVER_ERROR,
     StillRunning: HTTPStatus.CONFLICT,
 }
 
@@ -40,7 +46,7 @@ _HTTP_SENTENCES = {
     416: "The requested range does not exist",
 }
 
-_DISK_FULL = "The server's disk is full"
+DISK_FULL = "The server's disk is full"
 _INTERNAL = "Internal server error"
 
 
@@ -58,7 +64,7 @@ def answer_error(error: Exception) -> Response:
         return _answer_http(error)
     if is_disk_full(error):
         logger.error("event=disk_full method=%s endpoint=%s", request.method, request.endpoint)
-        return _answer(HTTPStatus.INSUFFICIENT_STORAGE, _DISK_FULL)
+        return _answer(HTTPStatus.INSUFFICIENT_STORAGE, DISK_FULL)
     if isinstance(error, RecursionError | OverflowError):
         # Bodies and ids are bounded before they get far, so this is the second line of defence.
         logger.warning("event=absurd_input endpoint=%s", request.endpoint, exc_info=error)
@@ -74,13 +80,19 @@ def answer_error(error: Exception) -> Response:
 
 def _answer_known(status: HTTPStatus, error: Exception) -> Response:
     response = _answer(status, str(error))
-    if status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
-    if isinstance(error, Overloaded):
-        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    response.headers.update(headers_of(error))
     if isinstance(error, StillRunning):
         response.headers["Location"] = execution_url(error.execution_id)
     return response
+
+
+def headers_of(error: Exception) -> dict[str, str]:
+    """Return the headers that belong to the answer to an error of ours."""
+    if isinstance(error, NotAuthenticated):
+        return {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    return {}
 
 
 def _answer_http(error: HTTPException) -> Response:

@@ -6,7 +6,8 @@ from flask import Request
 from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
-from anymind_lite.errors import InvalidInput, TooLarge
+from anymind_lite.errors import InvalidInput
+from anymind_lite.routes._bodies import check_json
 from anymind_lite.routes._context import backend
 from anymind_lite.strict_json import StrictJsonError, parse_json
 
@@ -36,8 +37,7 @@ def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     """Return the body as a JSON object; raises InvalidInput and TooLarge."""
     if not request.is_json:
         raise InvalidInput("Send the body as JSON with the header Content-Type: application/json")
-    if (request.content_length or 0) > max_bytes:
-        raise TooLarge(f"The JSON body is larger than {max_bytes} bytes")
+    check_json(request.content_length or 0, max_bytes)
     request.max_content_length = max_bytes  # holds for a body of unannounced length too
     body = request.get_data(cache=False)
     if not body.strip():

@@ -39,7 +39,7 @@ _ERRORS: dict[int, tuple[str, str, str]] = {
     413: ("TOO_LARGE", "The body is too large", "The JSON body is larger than 1048576 bytes"),
     429: (
         "TOO_MANY_REQUESTS",
-        "Too many attempts; `Retry-After` says for how many seconds",
+        "Too many attempts, or the agent's line is full; `Retry-After` says for how many seconds",
         "Too many attempts; try again in 42 seconds",
     ),
     500: ("INTERNAL_SERVER_ERROR", "The server is at fault", "Internal server error"),

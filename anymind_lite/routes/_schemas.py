@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields as dataclass_fields
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
@@ -40,6 +41,7 @@ from anymind_lite.services.limits import asked_limits
 from anymind_lite.services.logs import LogEntry
 from anymind_lite.services.names import MAX_NAME_CHARS
 from anymind_lite.services.pages import MAX_LIMIT, Page
+from anymind_lite.services.readiness import Readiness
 
 _INSTANT = "2026-01-31T09:30:00.250Z"
 # What `checked_name` lets pass, as far as the document can say it: one line, not all blank.
@@ -432,6 +434,9 @@ class AgentVersionSchema(Shape):
         metadata={"description": "What its anymind.yaml asks for, once it is built"},
     )
     subprocess = _flag("Whether it may start processes", example=False)
+    concurrency = _number(
+        "How many executions of the agent may run at once; null for any number", 2, allow_none=True
+    )
 
 
 def agent_json(row: Agent) -> dict[str, Any]:
@@ -463,6 +468,7 @@ def agent_version_json(row: AgentVersion) -> dict[str, Any]:
         "updated_at": iso_format(row.updated_at),
         "limits": None if row.config is None else asked_limits(row),
         "subprocess": row.allows_processes,
+        "concurrency": row.concurrency,
     }
 
 
@@ -640,3 +646,36 @@ class HealthSchema(Shape):
     """That the server answers."""
 
     status = _text("Always `healthy`", "healthy")
+
+
+class ReadinessState(StrEnum):
+    """Whether to send requests here."""
+
+    READY = "ready"
+    NOT_READY = "not ready"
+    STOPPING = "stopping"
+
+
+class ReadinessChecksSchema(Shape):
+    """`ok` for each part, or what is wrong with it."""
+
+    database = _text("Whether it can be read", "ok")
+    queue = _text("Whether builds are taken from it", "ok")
+    sandbox = _text("Whether agents can run", "ok")
+    disk = _text("Whether there is room to write", "ok")
+
+
+class ReadinessSchema(Shape):
+    """Whether the server can do its work now."""
+
+    status = _one_of("Whether to send requests here", ReadinessState, "ready")
+    checks = fields.Nested(ReadinessChecksSchema, required=True)
+
+
+def readiness_json(found: Readiness) -> dict[str, Any]:
+    """Return it as the API shows it."""
+    state = ReadinessState.READY if found.is_ready else ReadinessState.NOT_READY
+    return {
+        "status": ReadinessState.STOPPING if found.is_stopping else state,
+        "checks": dict(found.checks),
+    }

@@ -30,7 +30,7 @@ blueprint = ApiBlueprint(
 @blueprint.answers(201, ExecutionSchema, "The execution, completed, failed or cancelled")
 @blueprint.answers(202, ExecutionSchema, "The execution, pending or running: `Location` says where")
 @blueprint.doc(parameters=[_prefer.PARAMETER, _idempotency.PARAMETER])
-@blueprint.may_answer(409, 503)
+@blueprint.may_answer(409, 429, 503)
 @authenticated
 @blueprint.arguments(ExecuteRequest)
 def execute_agent(body: dict[str, Any], agent_id: int) -> Any:

@@ -4,16 +4,13 @@ from typing import Any
 
 from flask import jsonify, request, send_file
 
-from anymind_lite.errors import TooLarge
 from anymind_lite.routes import _idempotency
+from anymind_lite.routes._bodies import check_upload
 from anymind_lite.routes._context import authenticated, backend, current_user
 from anymind_lite.routes._multipart import read_file_part
 from anymind_lite.routes._openapi import ApiBlueprint
 from anymind_lite.routes._schemas import AgentVersionSchema, agent_version_json
 from anymind_lite.services import agents, versions
-
-# The multipart envelope around a file of the largest size.
-ENVELOPE_BYTES = 1024 * 1024
 
 blueprint = ApiBlueprint(
     "uploads", __name__, url_prefix="/api/v1/uploads", description="Artifacts of agents"
@@ -63,7 +60,8 @@ def upload_artifact(agent_id: int) -> Any:
     """Upload an artifact: a new version of the agent."""
     serving, user = backend(), current_user()
     agents.get_agent(user, agent_id)  # before a byte of the body is looked at
-    _refuse_oversize(serving.settings.upload_max_bytes)
+    check_upload(request.content_length or 0, serving.settings.upload_max_bytes)
+    serving.upload_disk.require(request.content_length or 0)
     part = read_file_part(request, "file")
     made = versions.create_version(
         user,
@@ -87,8 +85,3 @@ def download_artifact(filepath: str) -> Any:
     """Download an artifact."""
     path = versions.get_artifact(current_user(), filepath, store=backend().store)
     return send_file(path, mimetype="application/gzip", as_attachment=True, download_name=path.name)
-
-
-def _refuse_oversize(max_bytes: int) -> None:
-    if (request.content_length or 0) > max_bytes + ENVELOPE_BYTES:
-        raise TooLarge(f"File exceeds the limit of {max_bytes:,} bytes")

@@ -15,11 +15,12 @@ from peewee import fn
 
 from anymind_lite.archive import MANIFEST_NAME
 from anymind_lite.clock import utc_now
-from anymind_lite.database import write_transaction
+from anymind_lite.database import is_disk_full, write_transaction
 from anymind_lite.errors import BuildError
 from anymind_lite.manifest import Manifest
 from anymind_lite.models import Agent, AgentStatus, AgentVersion, VersionStatus
-from anymind_lite.reader.in_server import Reader, ReadingCancelled
+from anymind_lite.reader.answer import Unpacked
+from anymind_lite.reader.in_server import NoRoomToUnpack, Reader, ReadingCancelled
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason, one_line
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
@@ -27,12 +28,14 @@ from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.agents import derive_status
 from anymind_lite.services.code import unpack_code
 from anymind_lite.services.limits import Caps, build_limits, check_limits
-from anymind_lite.storage import ArtifactStore
+from anymind_lite.storage import ArtifactStore, DiskReserve
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 _MAX_LISTED_FILES = 20
+# A version that found no room is tried again when there is so much more.
+_MORE_ROOM_BYTES = 16 << 20
 
 
 class BuildLog:
@@ -60,6 +63,10 @@ class BuildInterrupted(Exception):
     """The server ends: the build is given back, not judged."""
 
 
+class BuildPostponed(Exception):
+    """There is no room for the code now: the build is given back, not judged."""
+
+
 def _job_key(claim: str) -> str:
     return f"build-{claim}"
 
@@ -75,7 +82,10 @@ class Builder:
         limits: Limits,
         caps: Caps,
         reader: Reader,
+        disk: DiskReserve,
     ) -> None:
+        self._disk = disk
+        self._needed_bytes: dict[int, int] = {}  # by version, where there was no room
         self._store = store
         self._sandbox = sandbox
         self._limits = limits
@@ -100,36 +110,70 @@ class Builder:
             self._reader.cancel(_job_key(claim))
             self._sandbox.cancel(_job_key(claim))
 
-    def build_version(self, version_id: int) -> None:
-        """Build one queued version; does nothing when it is not queued (any more)."""
+    def build_version(self, version_id: int) -> bool:
+        """Build one queued version; does nothing when it is not queued (any more).
+
+        Tells whether the next may be tried at once: not after a failure of ours, which would only
+        come again, nor where there is no room or the server ends.
+        """
+        if self._is_ending or not self._has_room(version_id):
+            return False
         claim = secrets.token_hex(8)
         self._claims.add(claim)
         try:
-            if not self._is_ending and mark_building(version_id, claim):
+            if mark_building(version_id, claim):
                 self._build(AgentVersion.get_by_id(version_id), claim)
-        except BuildInterrupted:
+            return True
+        except (BuildInterrupted, BuildPostponed):
             release_build(version_id, claim)
         except Exception:
-            # Ours, not the agent's: recovery queues the version again, three times at most.
-            logger.exception("event=build_crashed version_id=%d", version_id)
+            if _is_gone(version_id):  # deleted with its agent, and its code from under the build
+                logger.info("event=build_superseded version_id=%d", version_id)
+            else:
+                # Ours, not the agent's: recovery queues the version again, three times at most.
+                logger.exception("event=build_crashed version_id=%d", version_id)
         finally:
             self._claims.discard(claim)
+        return False
+
+    def _has_room(self, version_id: int) -> bool:
+        """Tell whether a version is worth a try; recovery asks again every few seconds."""
+        spare = self._disk.spare_bytes()
+        needed = min(self._needed_bytes.get(version_id, 1), self._reader.max_unpacked_bytes)
+        return spare >= needed
+
+    def _unpack(self, version: AgentVersion, claim: str) -> tuple[Path, Unpacked]:
+        """Unpack without touching the reserve. Raises BuildError, BuildPostponed and OSError."""
+        spare = self._disk.spare_bytes()
+        try:
+            found = unpack_code(
+                version,
+                store=self._store,
+                reader=self._reader,
+                key=_job_key(claim),
+                is_wanted=self._is_wanted,
+                max_bytes=max(spare, 1),
+            )
+        except (NoRoomToUnpack, OSError) as exc:
+            if not (isinstance(exc, NoRoomToUnpack) or is_disk_full(exc)):
+                raise
+            self._needed_bytes[version.id] = spare + _MORE_ROOM_BYTES
+            logger.warning(
+                "event=build_postponed version_id=%d spare_mb=%d", version.id, spare >> 20
+            )
+            raise BuildPostponed from exc
+        self._needed_bytes.pop(version.id, None)
+        return found
 
     def _build(self, version: AgentVersion, claim: str) -> None:
         log = BuildLog()
         log.add(f"Building version v{version.number} ({version.tarball_bytes:,} bytes)")
         manifest = None
         try:
-            folder, unpacked = unpack_code(
-                version,
-                store=self._store,
-                reader=self._reader,
-                key=_job_key(claim),
-                is_wanted=self._is_wanted,
-            )
+            folder, unpacked = self._unpack(version, claim)
             files, manifest = unpacked.files, unpacked.manifest
             log.add(f"Unpacked {len(files)} file{'s' if len(files) != 1 else ''}")
-            log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
+            _log_manifest(manifest, log)
             self._check_wishes(manifest)
             self._validate(manifest, folder, files, log, key=_job_key(claim))
             log.add("Build completed successfully")
@@ -143,7 +187,7 @@ class Builder:
             logger.info("event=build_superseded version_id=%d", version.id)
             # The code belongs to the build that holds the claim now, if there is one: the agent may
             # have been deleted while its code was being unpacked.
-            if not AgentVersion.select().where(AgentVersion.id == version.id).exists():
+            if _is_gone(version.id):
                 self._store.remove_agent(version.agent_id)
         elif status is VersionStatus.FAILED:
             self._store.remove_code(version.agent_id, version.id)
@@ -184,6 +228,16 @@ class Builder:
         if outcome.reason is not StopReason.RETURNED:
             raise BuildError(_explain(outcome, files))
         log.add(f"Imported {manifest.entrypoint} in {outcome.duration_ms} ms")
+
+
+def _log_manifest(manifest: Manifest, log: BuildLog) -> None:
+    log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
+    if manifest.concurrency is not None:
+        log.add(f"Of this agent {manifest.concurrency} may run at once (concurrency)")
+
+
+def _is_gone(version_id: int) -> bool:
+    return not AgentVersion.select().where(AgentVersion.id == version_id).exists()
 
 
 def _explain(outcome: Outcome, files: Sequence[str]) -> str:
@@ -264,6 +318,7 @@ def finish_build(
                 config=manifest.text if manifest else None,
                 limits=json.dumps(dict(manifest.limits)) if manifest else None,
                 allows_processes=manifest is not None and manifest.allows_processes,
+                concurrency=manifest.concurrency if manifest else None,
                 claim=None,
                 updated_at=now,
             )

@@ -34,17 +34,20 @@ def unpack_code(
     reader: Reader,
     key: str = "",
     is_wanted: Callable[[], bool] = lambda: True,
+    max_bytes: int | None = None,
 ) -> tuple[Path, Unpacked]:
     """Unpack a version's artifact; return the agent's root folder and what was found.
 
     The artifact's SHA-256 is checked before it is read. Code that is in place already stays: it
-    came from the same bytes. `key` and `is_wanted` are those of `Reader.unpack`, as is what it
-    raises; BuildError also for an artifact that is missing or damaged.
+    came from the same bytes. `key`, `is_wanted` and `max_bytes` are those of `Reader.unpack`, as is
+    what it raises; BuildError also for an artifact that is missing or damaged.
     """
     with (
         store.open_artifact(version.tarball_path, version.tarball_sha256) as artifact,
         store.fresh_code() as fresh,
     ):
-        unpacked = reader.unpack(artifact, fresh.folder_fd, key=key, is_wanted=is_wanted)
+        unpacked = reader.unpack(
+            artifact, fresh.folder_fd, key=key, is_wanted=is_wanted, max_bytes=max_bytes
+        )
         folder = store.install_code(version.agent_id, version.id, fresh, unpacked.root)
     return folder, unpacked

@@ -102,7 +102,7 @@ def _replay(user: User, request: KeyedRequest | None) -> None:
 
 def _execute(call: _Call, executor: Executor, patience_seconds: float | None) -> Execution:
     if patience_seconds is None:
-        with executor.place() as place:
+        with executor.place(call.version) as place:
             execution, has_slot = _begin(call, place)
             _carry_out(execution, call, place, executor, has_slot=has_slot)
     else:
@@ -121,7 +121,7 @@ def _begin(call: _Call, place: Place) -> tuple[Execution, bool]:
 
 def _begin_in_background(call: _Call, executor: Executor) -> Execution:
     with ExitStack() as stack:
-        place = stack.enter_context(executor.place())
+        place = stack.enter_context(executor.place(call.version))
         execution, has_slot = _begin(call, place)
         carry_out = partial(
             _carry_out, execution, call, place, executor, has_slot=has_slot, is_patient=True

@@ -23,7 +23,7 @@ from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.code import ensure_code
 from anymind_lite.services.limits import Caps, asked_limits, execution_limits
 from anymind_lite.services.slots import Reservation, SlotPool
-from anymind_lite.storage import ArtifactStore
+from anymind_lite.storage import ArtifactStore, DiskReserve
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,10 @@ class Executor:
         limits: Limits,
         caps: Caps,
         reader: Reader,
+        disk: DiskReserve,
     ) -> None:
         self.slots = slots
+        self._disk = disk
         self._sandbox = sandbox
         self._store = store
         self._limits = limits
@@ -112,11 +114,15 @@ class Executor:
     # --- one execution ---
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """Give a slot or a place in line for as long as the block. Raises Overloaded."""
+    def place(self, version: AgentVersion) -> Iterator[Place]:
+        """Give a slot or a place in line for as long as the block.
+
+        Raises Overloaded, AgentBusy, and DiskFull where there is no room for what would come of it.
+        """
+        self._disk.require()
         place = None
         try:
-            with self.slots.reserve() as reservation:
+            with self.slots.reserve(version.agent_id, version.concurrency) as reservation:
                 place = Place(reservation, self._held)
                 yield place
         finally:

@@ -54,9 +54,10 @@ def list_agent_logs(user: User, agent_id: int, page: Page) -> list[LogEntry]:
         Execution.error_message.alias("text"),
         Execution.updated_at.alias("at"),
     ).where(Execution.agent == agent_id)
+    # In the order of the indexes: the two are merged, and nothing is sorted, however long they are.
     query = (
         builds.union_all(executions)
-        .order_by(SQL("at").desc(), SQL("source").desc(), SQL("id").desc())
+        .order_by(SQL("at").desc(), SQL("id").desc(), SQL("source").desc())
         .offset(page.skip)
         .limit(page.limit)
         .tuples()

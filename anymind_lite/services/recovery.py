@@ -7,12 +7,11 @@ that is gone. Later, a build is alive when this process holds its claim.
 import logging
 from collections.abc import Container
 
+from peewee import SQL
+
 from anymind_lite.clock import utc_now
-from anymind_lite.database import write_transaction
+from anymind_lite.database import database, write_transaction
 from anymind_lite.models import (
-    UNFINISHED,
-    Agent,
-    AgentStatus,
     AgentVersion,
     ErrorCode,
     Execution,
@@ -26,6 +25,26 @@ from anymind_lite.storage import ArtifactStore
 from anymind_lite.tasks import BuildQueue
 
 logger = logging.getLogger(__name__)
+
+# As the partial indexes of the unfinished say it: SQLite takes them for literals alone, and would
+# else read the whole table (SQLite manual, "Partial Indexes").
+_IS_UNFINISHED_EXECUTION = SQL("status IN ('pending', 'running')")
+_IS_UNFINISHED_VERSION = SQL("status IN ('queued', 'building')")
+# Without being told SQLite reads a whole covering index instead, which it takes for cheaper.
+UNFINISHED_EXECUTIONS = (
+    "SELECT id FROM execution INDEXED BY execution_unfinished "
+    "WHERE status IN ('pending', 'running')"
+)
+# Agents that say they are being built and whose versions say otherwise. Thousands may be waiting to
+# be built, so the ones in order are not touched.
+AGENTS_TO_REFRESH = """
+    SELECT id FROM agent WHERE status = 'building' AND (
+        COALESCE((SELECT status FROM agent_version
+            WHERE agent_id = agent.id ORDER BY number DESC LIMIT 1), '')
+            NOT IN ('queued', 'building')
+        OR current_version_id IS NOT (SELECT MAX(id) FROM agent_version
+            WHERE agent_id = agent.id AND status = 'ready'))
+"""
 
 _POISON = (
     f"Build failed: the server could not finish it in {MAX_ATTEMPTS} attempts; "
@@ -47,13 +66,13 @@ def recover_at_start() -> None:
                 finished_at=now,
                 updated_at=now,
             )
-            .where(Execution.status.in_(UNFINISHED))
+            .where(_IS_UNFINISHED_EXECUTION)
             .execute()
         )
     requeued = requeue_orphans(claims=())
     with write_transaction():
-        for agent in list(Agent.select().where(Agent.status == AgentStatus.BUILDING)):
-            refresh_agent(agent.id)
+        for (agent_id,) in database.execute_sql(AGENTS_TO_REFRESH).fetchall():
+            refresh_agent(agent_id)
     if interrupted or requeued:
         logger.warning("event=recovered executions=%d builds=%d", interrupted, requeued)
 
@@ -80,7 +99,11 @@ def requeue_orphans(claims: Container[str]) -> int:
     `claims` is asked after the rows were read: a copy from before would miss the builds that began
     meanwhile, and take them from their holder.
     """
-    building = list(AgentVersion.select().where(AgentVersion.status == VersionStatus.BUILDING))
+    building = list(
+        AgentVersion.select().where(
+            _IS_UNFINISHED_VERSION, AgentVersion.status == VersionStatus.BUILDING
+        )
+    )
     orphans = [version for version in building if version.claim not in claims]
     return sum(_requeue(version) for version in orphans)
 
@@ -91,9 +114,7 @@ def close_orphans(held: Container[int]) -> int:
     The row of its end could not be written: the disk was full, or the database locked. `held` is
     asked after the rows were read, as above.
     """
-    unfinished = list(
-        Execution.select(Execution.id).where(Execution.status.in_(UNFINISHED)).tuples()
-    )
+    unfinished = database.execute_sql(UNFINISHED_EXECUTIONS).fetchall()
     orphans = [row_id for (row_id,) in unfinished if row_id not in held]
     return sum(_fail(row_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED) for row_id in orphans)
 
@@ -125,13 +146,16 @@ def _requeue(version: AgentVersion) -> bool:
     return bool(changed)
 
 
-def hint_queued(build_queue: BuildQueue, *, most: int = 1000) -> None:
-    """Enqueue the oldest waiting versions again if the queue knows of none: hints may be lost."""
+def hint_queued(build_queue: BuildQueue, *, most: int = 100) -> None:
+    """Enqueue the oldest waiting versions if the queue knows of none: hints may be lost.
+
+    Few at a time: whoever takes the last hint asks for more, and a start does not wait for them.
+    """
     if not build_queue.is_empty():
         return
     waiting = (
         AgentVersion.select(AgentVersion.id)
-        .where(AgentVersion.status == VersionStatus.QUEUED)
+        .where(_IS_UNFINISHED_VERSION, AgentVersion.status == VersionStatus.QUEUED)
         .order_by(AgentVersion.id)
         .limit(most)
     )

@@ -1,24 +1,40 @@
-"""Execution slots: how many agents run at once, and how many may wait for their turn."""
+"""Execution slots: how many agents run at once, and how many may wait for their turn.
 
+Callers have an owner, the agent, and may bring the most of its executions that run at once. Then
+such a caller waits in line although a slot is free, and those behind it may go first; but nobody is
+passed over by a later caller of the same owner, or by anybody while it may run itself.
+"""
+
+import math
 import threading
 import time
-from collections import deque
-from math import inf
+from collections import Counter, deque
+from dataclasses import dataclass
 from types import TracebackType
 
-from anymind_lite.errors import Overloaded
+from anymind_lite.errors import AgentBusy, Overloaded
+
+_MAX_RETRY_AFTER_SECONDS = 60
+_SHUTDOWN_SECONDS = 5
 
 
+@dataclass(eq=False)
 class _Turn:
     """One caller: holds a slot while `is_granted`, gets none any more once `is_abandoned`."""
 
-    def __init__(self) -> None:
-        self.is_granted = False
-        self.is_abandoned = False
+    owner: int | None
+    most: int | None
+    is_granted: bool = False
+    is_abandoned: bool = False
+    granted_at: float = 0.0
 
 
 class SlotPool:
-    """`slots` callers run, `places` wait in order, the rest are turned away at once."""
+    """`slots` callers run, `places` wait in order, the rest are turned away at once.
+
+    Whenever the lock is free, there is no free slot or nobody in line may have it: every change
+    ends with `_pass_on`, which sees to that.
+    """
 
     def __init__(self, slots: int, places: int, wait_seconds: float) -> None:
         self._free = slots
@@ -26,22 +42,27 @@ class SlotPool:
         self._places = places
         self._wait_seconds = wait_seconds
         self._waiting: deque[_Turn] = deque()
+        self._running: Counter[int | None] = Counter()
+        self._usual_seconds = 0.0  # how long slots were held lately
         self._is_closed = False
         self._changed = threading.Condition()
 
-    def reserve(self) -> "Reservation":
-        """Take a slot, or a place in line. Raises Overloaded when there is neither."""
+    def reserve(self, owner: int | None = None, most: int | None = None) -> "Reservation":
+        """Take a slot, or a place in line. Raises Overloaded when there is neither.
+
+        With `most` it runs only as one of so many of its owner's, whatever the others brought, and
+        in the line they have at most half the places. Raises AgentBusy when this is what leaves no
+        room.
+        """
         with self._changed:
             if self._is_closed:
-                raise Overloaded("The server is shutting down", retry_after_seconds=5)
-            turn = _Turn()
-            if self._free:  # then nobody waits for it: `_pass_on`
-                self._free -= 1
-                turn.is_granted = True
-            elif len(self._waiting) < self._places:
-                self._waiting.append(turn)
-            else:
-                raise Overloaded("All execution slots are busy", retry_after_seconds=1)
+                raise Overloaded("The server is shutting down", _SHUTDOWN_SECONDS)
+            turn = _Turn(owner, most)
+            self._waiting.append(turn)
+            self._pass_on()
+            if not turn.is_granted and (refusal := self._refusal(turn)) is not None:
+                self._waiting.remove(turn)
+                raise refusal
         return Reservation(self, turn)
 
     def open(self) -> None:
@@ -70,6 +91,11 @@ class SlotPool:
         return self._slots + self._places
 
     @property
+    def is_closed(self) -> bool:
+        """Whether callers are turned away for good."""
+        return self._is_closed
+
+    @property
     def busy(self) -> int:
         """How many slots are taken now."""
         with self._changed:
@@ -78,43 +104,98 @@ class SlotPool:
     def wait(self, turn: _Turn, *, is_limited: bool) -> bool:
         """Wait for the slot; False when the place was abandoned or the pool closed meanwhile.
 
-        Raises Overloaded when the wait is limited and no slot came free in time.
+        Raises Overloaded, or AgentBusy, when the wait is limited and no slot came free in time.
         """
-        deadline = time.monotonic() + (self._wait_seconds if is_limited else inf)
+        seconds = self._wait_seconds if is_limited else None
         with self._changed:
-            while not turn.is_granted:
-                if turn.is_abandoned:
-                    return False
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    raise Overloaded("All execution slots are busy", retry_after_seconds=5)
-                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
-        return True
+            if not self._changed.wait_for(lambda: turn.is_granted or turn.is_abandoned, seconds):
+                raise self._held_up(turn)
+            return turn.is_granted
 
     def abandon(self, turn: _Turn) -> None:
         """Make a waiting caller give its place up."""
         with self._changed:
             turn.is_abandoned = True
+            self._pass_on()  # it may have held up those behind it
             self._changed.notify_all()
 
     def give_back(self, turn: _Turn) -> None:
-        """Return the slot or the place; the next in line gets the slot."""
+        """Return the slot or the place; whoever may run by that gets a slot."""
         with self._changed:
             if turn.is_granted:
-                turn.is_granted = False
-                self._pass_on()
+                self._take_back(turn)
             elif turn in self._waiting:
                 self._waiting.remove(turn)
+            self._pass_on()
             self._changed.notify_all()
 
+    # What follows is called with the lock held. ---------------------------------------------------
+
     def _pass_on(self) -> None:
-        """Give a slot to the first who still wants it; who has left the line has yet to notice."""
+        """Give free slots to the first in line who may run, until there are none of either."""
+        while self._free and (turn := self._next_turn()) is not None:
+            self._waiting.remove(turn)
+            self._free -= 1
+            self._running[turn.owner] += 1
+            turn.is_granted, turn.granted_at = True, time.monotonic()
+
+    def _next_turn(self) -> _Turn | None:
+        """Return the first who still wants a slot and may run, behind none of the same owner.
+
+        Without that order an owner's callers with a higher limit, as a new version brings, could
+        keep one with a lower limit waiting for ever.
+        """
+        held_up: set[int | None] = set()
         for turn in self._waiting:
-            if not turn.is_abandoned:
-                turn.is_granted = True
-                self._waiting.remove(turn)
-                return
+            if turn.is_abandoned or turn.owner in held_up:  # has left, and has yet to notice
+                continue
+            if not self._is_at_limit(turn):
+                return turn
+            held_up.add(turn.owner)
+        return None
+
+    def _take_back(self, turn: _Turn) -> None:
+        turn.is_granted = False
         self._free += 1
+        self._running[turn.owner] -= 1
+        if not self._running[turn.owner]:
+            del self._running[turn.owner]  # or it would grow with every agent there ever was
+        held_seconds = time.monotonic() - turn.granted_at
+        self._usual_seconds += (held_seconds - self._usual_seconds) / 8
+
+    def _is_at_limit(self, turn: _Turn) -> bool:
+        return turn.most is not None and self._running[turn.owner] >= turn.most
+
+    def _refusal(self, turn: _Turn) -> Overloaded | None:
+        """Return why the last in line may not stay, or None where it may."""
+        if len(self._waiting) > self._places:
+            return self._held_up(turn)
+        if turn.most is not None and self._waiting_of(turn.owner) > max(1, self._places // 2):
+            return self._busy_agent(turn)
+        return None
+
+    def _held_up(self, turn: _Turn) -> Overloaded:
+        """Return what keeps one in line from running."""
+        if self._free:  # then it is the limit of its owner's first in line: `_next_turn`
+            line = (one for one in self._waiting if not one.is_abandoned)
+            return self._busy_agent(next((one for one in line if one.owner == turn.owner), turn))
+        seconds = self._seconds_for(len(self._waiting), self._slots)
+        return Overloaded("All execution slots are busy", seconds)
+
+    def _busy_agent(self, turn: _Turn) -> AgentBusy:
+        width = min(turn.most or self._slots, self._slots)
+        return AgentBusy(
+            f"The agent's concurrency is {turn.most}, and others of its executions come first",
+            self._seconds_for(self._waiting_of(turn.owner), width),
+        )
+
+    def _waiting_of(self, owner: int | None) -> int:
+        return sum(turn.owner == owner for turn in self._waiting)
+
+    def _seconds_for(self, callers: int, width: int) -> int:
+        """Estimate when so many callers are through, `width` at once; whole seconds, at least 1."""
+        seconds = math.ceil(self._usual_seconds * callers / max(1, width))
+        return max(1, min(seconds, _MAX_RETRY_AFTER_SECONDS))
 
 
 class Reservation:

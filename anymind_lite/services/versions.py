@@ -101,7 +101,7 @@ def list_versions(user: User, agent_id: int, page: Page) -> list[AgentVersion]:
     query = (
         AgentVersion.select()
         .where(AgentVersion.agent == agent_id)
-        .order_by(AgentVersion.id.desc())
+        .order_by(AgentVersion.number.desc())
         .offset(page.skip)
         .limit(page.limit)
     )

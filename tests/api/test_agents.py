@@ -44,6 +44,7 @@ VERSION_KEYS = [
     "updated_at",
     "limits",
     "subprocess",
+    "concurrency",
 ]
 
 
@@ -258,7 +259,7 @@ class TestVersions:
     def test_listed_newest_first(self, client: FlaskClient, alice: Person) -> None:
         agent_id = make_agent(client, alice)
         old = add_version(agent_id, "ready", entrypoint="main:handle", config="name: x\n")
-        new = add_version(agent_id, "failed", build_log="it broke")
+        new = add_version(agent_id, "failed", build_log="it broke", concurrency=3)
         listed = body_of(client.get(f"{AGENTS}/{agent_id}/versions", headers=alice.by_key))
         assert [row["id"] for row in listed] == [new.id, old.id]
         assert [row["version"] for row in listed] == ["v2", "v1"]
@@ -268,6 +269,7 @@ class TestVersions:
         assert (one["entrypoint"], one["config"]) == ("main:handle", "name: x\n")
         assert (one["limits"], one["subprocess"]) == ({}, False)  # built before it could be said
         assert listed[0]["limits"] is None
+        assert (listed[0]["concurrency"], one["concurrency"]) == (3, None)
         windowed = client.get(f"{AGENTS}/{agent_id}/versions?skip=1&limit=1", headers=alice.by_key)
         assert [row["id"] for row in body_of(windowed)] == [old.id]
 

@@ -18,6 +18,7 @@ from anymind_lite.sandbox.in_server.probe import LayerState, SandboxState
 from anymind_lite.sandbox.policy import Tier
 from anymind_lite.services.logs import LogEntry
 from anymind_lite.services.names import checked_name
+from anymind_lite.services.readiness import Readiness
 from tests.api.conftest import body_of, detail
 
 ERRORS = {"400", "401", "403", "404", "413", "429", "500", "503", "507"}
@@ -70,7 +71,7 @@ def test_document_has_every_operation_of_the_contract(document: dict[str, Any]) 
         "get /api/v1/logs/executions/{execution_id}/logs",
         "get /health",
     }
-    additions = {"get /api/v1/system/sandbox"}
+    additions = {"get /api/v1/system/sandbox", "get /ready"}
     described = {f"{method} {path}" for path, method, _ in operations(document)}
     assert described == contract | additions
 
@@ -138,7 +139,7 @@ def test_security_of_each_operation(document: dict[str, Any]) -> None:
     assert set(document["components"]["securitySchemes"]) == {"ApiKey", "Bearer"}
     for path, method, operation in operations(document):
         security = operation.get("security")
-        if path in ("/health", "/api/v1/auth/register", "/api/v1/auth/login"):
+        if path in ("/health", "/ready", "/api/v1/auth/register", "/api/v1/auth/login"):
             assert security is None
         elif path == "/api/v1/auth/me" or path.startswith("/api/v1/api-keys"):
             assert security == [{"Bearer": []}]
@@ -160,7 +161,7 @@ def test_security_of_each_operation(document: dict[str, Any]) -> None:
         (
             "post",
             "/api/v1/runtime/{agent_id}/execute",
-            "201 202 400 401 403 404 409 413 500 503 507",
+            "201 202 400 401 403 404 409 413 429 500 503 507",
         ),
         ("get", "/api/v1/system/sandbox", "200 401 403 500"),
         ("get", "/health", "200"),
@@ -249,6 +250,7 @@ ROWS: list[tuple[type[Any], Callable[..., Any], tuple[Any, ...]]] = [
         (LayerState("rlimits", is_on=True, promise="p"),),
     ),
     (schemas.TokenSchema, schemas.token_json, ("t",)),
+    (schemas.ReadinessSchema, schemas.readiness_json, (Readiness({}),)),
 ]
 
 

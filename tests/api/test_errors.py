@@ -15,7 +15,7 @@ from anymind_lite.services import agents
 from tests.api.conftest import PASSWORD, Person, body_of, detail
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW")
-OPEN = ("/", "/health", "/docs", "/docs/assets/", "/openapi.json", "/api/v1/auth/")
+OPEN = ("/", "/health", "/ready", "/docs", "/docs/assets/", "/openapi.json", "/api/v1/auth/")
 
 
 def address_of(rule: Rule) -> str:

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from anymind_lite.backend import Backend
 from anymind_lite.database import write_transaction
-from anymind_lite.errors import Overloaded
+from anymind_lite.errors import AgentBusy, Overloaded
 from anymind_lite.models import Agent, AgentVersion, ErrorCode, Execution, User
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.policy import Limits, Tier
@@ -119,15 +119,21 @@ class TestExecute:
         assert detail(response, 400) == "Agent is archived"
         assert Execution.select().where(Execution.agent == version.agent_id).count() == 0
 
-    def test_full_server_is_503_and_says_when_to_come_back(
-        self, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("kind", "status"), [(Overloaded, 503), (AgentBusy, 429)])
+    def test_full_server_or_agent_says_when_to_come_back(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        monkeypatch: pytest.MonkeyPatch,
+        kind: type[Overloaded],
+        status: int,
     ) -> None:
         def full(*_: object, **__: object) -> None:
-            raise Overloaded("All execution slots are busy", retry_after_seconds=7)
+            raise kind("All are busy", retry_after_seconds=7)
 
         monkeypatch.setattr(executions, "execute_agent", full)
         response = client.post(f"{RUNTIME}/1/execute", json={"payload": {}}, headers=alice.by_key)
-        assert detail(response, 503) == "All execution slots are busy"
+        assert detail(response, status) == "All are busy"
         assert response.headers["Retry-After"] == "7"
 
 

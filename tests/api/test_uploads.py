@@ -13,14 +13,18 @@ from werkzeug.test import TestResponse
 
 from anymind_lite import storage
 from anymind_lite.backend import Backend
+from anymind_lite.database import write_transaction
 from anymind_lite.errors import NotFound
 from anymind_lite.files import make_dir_durable
-from anymind_lite.models import Agent, AgentVersion, User
+from anymind_lite.models import Agent, AgentVersion, Execution, User
 from anymind_lite.services import versions
 from anymind_lite.services.agents import delete_agent
 from tests.api.conftest import (
     ECHO_ARCHIVE,
+    PASSWORD,
     Person,
+    add_execution,
+    add_version,
     body_of,
     detail,
     files_under,
@@ -245,6 +249,75 @@ class TestUpload:
 
         monkeypatch.setattr(backend.store, "_write", full)
         assert detail(upload(client, alice, agent_id), 507) == "The server's disk is full"
+
+
+class TestReserve:
+    """Little room is left on the disk: nothing large is begun, and all else goes on."""
+
+    @pytest.fixture
+    def free_mb(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        def set_free(megabytes: int) -> None:
+            for reserve in (backend.disk, backend.upload_disk):
+                monkeypatch.setattr(reserve, "_measure", lambda _: megabytes << 20)
+
+        return set_free
+
+    def test_uploads_and_executions_are_507_until_there_is_room_again(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        agent_id: int,
+        free_mb: Callable[[int], None],
+        backend: Backend,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        version = add_version(agent_id, "ready")
+        with write_transaction():
+            Agent.update(current_version_id=version.id).where(Agent.id == agent_id).execute()
+        before = AgentVersion.select().count(), Execution.select().count()
+        free_mb(255)
+        with monkeypatch.context() as patched:
+            patched.setattr(backend.store, "_write", lambda *_: pytest.fail("it was written"))
+            sentence = detail(upload(client, alice, agent_id), 507)
+        assert "255 MB are free, and 256 MB stay in reserve" in sentence
+        execute = f"/api/v1/runtime/{agent_id}/execute"
+        for headers in ({}, {"Prefer": "respond-async"}):
+            response = client.post(
+                execute, json={"payload": {}}, headers={**alice.by_key, **headers}
+            )
+            assert detail(response, 507) == sentence
+        after = AgentVersion.select().count(), Execution.select().count()
+        assert after == before
+        free_mb(300)
+        assert upload(client, alice, agent_id).status_code == 201
+
+    def test_upload_is_refused_by_its_size_too(
+        self, client: FlaskClient, alice: Person, agent_id: int, free_mb: Callable[[int], None]
+    ) -> None:
+        free_mb(256)
+        detail(upload(client, alice, agent_id), 507)
+
+    def test_everything_else_goes_on(
+        self, client: FlaskClient, alice: Person, agent_id: int, free_mb: Callable[[int], None]
+    ) -> None:
+        execution = add_execution(alice, add_version(agent_id, "ready"), status="running")
+        free_mb(0)
+        login = {"username": alice.username, "password": PASSWORD}
+        runtime = f"/api/v1/runtime/executions/{execution.id}"
+        for method, path, status in (
+            ("GET", "/health", 200),
+            ("POST", "/api/v1/auth/login", 200),
+            ("GET", "/api/v1/agents", 200),
+            ("GET", "/api/v1/runtime/executions", 200),
+            ("GET", f"/api/v1/logs/{agent_id}", 200),
+            ("POST", f"{runtime}/cancel", 200),
+            ("GET", runtime, 200),
+            ("DELETE", f"/api/v1/agents/{agent_id}", 204),
+        ):
+            body = login if path.endswith("login") else None
+            headers = None if body else alice.by_key
+            response = client.open(path, method=method, json=body, headers=headers)
+            assert response.status_code == status, (method, path)
 
 
 class TestMeanwhile:

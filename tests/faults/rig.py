@@ -40,7 +40,7 @@ _DATA_NAMES = frozenset(
     f"{name}{suffix}"
     for name in ("anymind.sqlite3", "queue.sqlite3")
     for suffix in ("", "-wal", "-shm")
-) | {"artifacts", "code", "run", "secret.key"}
+) | {"artifacts", "backups", "code", "run", "secret.key"}
 
 Row = dict[str, Any]
 

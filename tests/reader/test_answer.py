@@ -44,6 +44,11 @@ def test_a_sound_answer_is_taken() -> None:
     )
 
 
+@pytest.mark.parametrize("number", [None, 1, 256])
+def test_any_concurrency_that_can_be_said_is_taken(number: int | None) -> None:
+    assert read_unpacked(answer(manifest_concurrency=number), LIMITS).manifest.concurrency == number
+
+
 @pytest.mark.parametrize("name", ["a b.py", "größe/漢字.txt", "a/b/c", "x" * 200, "..a", "👩‍🍳"])
 def test_names_that_an_archive_may_hold_are_taken(name: str) -> None:
     assert name in read_unpacked(answer(files=["anymind.yaml", name]), LIMITS).files
@@ -97,6 +102,12 @@ def test_a_root_that_is_no_plain_name_is_refused(root: object) -> None:
         {"manifest_limits": {"timeout_seconds": "9"}},
         {"manifest_limits": {"timeout_seconds": 1e300}},
         {"manifest_allows_processes": 1},
+        {"manifest_concurrency": 0},
+        {"manifest_concurrency": 257},
+        {"manifest_concurrency": 2.0},
+        {"manifest_concurrency": True},
+        {"manifest_concurrency": "2"},
+        {"manifest_concurrency": [2]},
         {"manifest_text": None},
         {"manifest_text": "x" * (MAX_MANIFEST_BYTES + 1)},
     ],

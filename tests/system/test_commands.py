@@ -39,7 +39,7 @@ def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 def test_without_a_command_it_shows_help() -> None:
     done = run()
     assert done.returncode == 0
-    for command in ("quickstart", "serve", "config", "doctor", "test"):
+    for command in ("quickstart", "serve", "backup", "restore", "config", "doctor", "test"):
         assert f"  {command} " in done.stdout
 
 

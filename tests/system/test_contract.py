@@ -46,6 +46,7 @@ VERSION = {
     # Beyond the contract.
     "limits": None,
     "subprocess": False,
+    "concurrency": None,
 }
 EXECUTION = {
     "id": 1,

@@ -6,6 +6,9 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -89,18 +92,17 @@ def test_an_upload_without_a_length_is_capped(tmp_path_factory: pytest.TempPathF
     [
         (0, 16),
         (64, 16),
-        (216, 16),
-        (217, 17),
-        (300, 100),
-        (1024, 824),
-        (1199, 999),
-        (1200, 1000),
+        (333, 16),
+        (334, 17),
+        (1024, 362),
+        (2299, 999),
+        (2300, 1000),
         (1_048_576, 1000),
         (resource.RLIM_INFINITY, 1000),
     ],
 )
 def test_connections_leave_descriptors_for_the_rest(open_files: int, expected: int) -> None:
-    assert connection_limit(open_files) == expected
+    assert connection_limit(open_files, threads=100) == expected
 
 
 def test_server_that_may_open_few_files_answers_while_many_connect(tmp_path: Path) -> None:
@@ -167,3 +169,89 @@ def peak_bytes(pid: int) -> int:
     """Return the most memory that a process has ever had (proc(5), VmHWM)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+# Crowds -------------------------------------------------------------------------------------------
+
+
+def drippers(where: tuple[str, int], count: int) -> Iterator[tuple[socket.socket, bytes]]:
+    """Open connections, each with what it goes on sending, byte by byte, or nothing."""
+    head = b"POST /api/v1/uploads/agent/1 HTTP/1.1\r\nHost: x\r\nX-API-Key: any\r\n"
+    kinds = (
+        (b"GET /health HTTP/1.1\r\nA: ", b"x"),
+        (head + b"Content-Length: 90000000\r\n\r\n", b"x"),
+        (head + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20, b""),
+    )
+    for number in range(count):
+        beginning, piece = kinds[number % len(kinds)]
+        connection = socket.create_connection(where, timeout=30)
+        connection.sendall(beginning)
+        yield connection, piece
+
+
+@contextlib.contextmanager
+def dripping(url: str, count: int) -> Iterator[None]:
+    """Have so many slow clients; each sends its next byte 20 times a second and reads nothing."""
+    where, end = urlsplit(url), threading.Event()
+    clients = list(drippers((str(where.hostname), int(where.port or 0)), count))
+
+    def drip() -> None:
+        while not end.wait(0.05):
+            for connection, piece in clients:
+                with contextlib.suppress(OSError):
+                    connection.send(piece)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        for connection, _ in clients:
+            connection.close()
+
+
+def slowest_health(api: Api, count: int) -> float:
+    """Return the seconds that the slowest of so many calls took, each on its own connection."""
+    slowest = 0.0
+    for _ in range(count):
+        started = time.monotonic()
+        assert api.call("GET", "/health").json == {"status": "healthy"}
+        slowest = max(slowest, time.monotonic() - started)
+    return slowest
+
+
+@pytest.mark.slow
+def test_a_hundred_dripping_clients_hold_nobody_up(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data") as live:
+        with dripping(live.url, 100):
+            # Longer than the first deadlines are, so that the ends of them are seen too.
+            end = time.monotonic() + 35
+            while time.monotonic() < end:
+                assert slowest_health(live.api, 50) < 2
+        assert slowest_health(live.api, 50) < 2
+
+
+@pytest.mark.slow
+def test_more_connections_than_there_is_room_for(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data") as live, contextlib.ExitStack() as stack:
+        where = urlsplit(live.url)
+        for number in range(1200):
+            connection = socket.create_connection((where.hostname, where.port), timeout=30)
+            stack.enter_context(connection)
+            if number % 2:
+                connection.sendall(b"GET /health HTTP/1.1\r\n")
+        assert slowest_health(live.api, 20) < 5
+        live.api.new_user("person")
+
+
+@pytest.mark.slow
+def test_connections_beyond_the_descriptors_of_the_server(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data", open_files=(300, 300)) as live:
+        with dripping(live.url, 400):
+            assert slowest_health(live.api, 20) < 10
+            api = live.api.new_user("person")
+        agent_id = api.deploy(pack_agent("def handle(payload):\n    return payload\n"))
+        assert api.execute(agent_id, {"a": 1}).status == 201

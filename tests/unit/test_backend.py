@@ -3,19 +3,24 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from anymind_lite import backend as backend_module
 from anymind_lite.backend import Backend
 from anymind_lite.config import Settings, load_settings
-from anymind_lite.errors import StartupError
+from anymind_lite.database import write_transaction
+from anymind_lite.errors import DiskFull, StartupError
+from anymind_lite.models import AgentVersion, Execution
 from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated
 from anymind_lite.services.accounts import Registration, register
 from anymind_lite.services.agents import create_agent, get_agent
 from anymind_lite.services.executions import execute_agent
 from anymind_lite.services.versions import create_version
 from tests.live_server import pack_agent
+from tests.many_rows import fill
 from tests.processes import descendants
 from tests.waiting import wait_for
 
@@ -182,3 +187,65 @@ def test_lost_database_is_missed_only_beside_artifacts(
     else:
         path.mkdir(parents=True)
         backend.start()
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_queued_builds_do_not_wait_for_the_timer(
+    backend: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The queue is told of a hundred at a time; who takes the last one asks for more."""
+    settings.data_dir.mkdir(exist_ok=True)
+    fill(settings.database_path, queued=count)
+    monkeypatch.setattr(backend_module, "_REPAIR_SECONDS", 3600.0)
+    built: list[int] = []
+
+    def build(version_id: int) -> bool:
+        with write_transaction():
+            query = AgentVersion.update(status="ready").where(AgentVersion.id == version_id)
+            query.where(AgentVersion.status == "queued").execute()
+        built.append(version_id)
+        return True
+
+    monkeypatch.setattr(backend._builder, "build_version", build)
+    backend.start()
+    wait_for(lambda: len(set(built)) == count, f"{count} builds")
+    assert AgentVersion.select().where(AgentVersion.status == "queued").count() == 0
+    assert len(built) < 1.05 * count  # a hint may be doubled, not all of them
+
+
+def test_builds_that_cannot_be_done_now_are_left_to_the_timer(
+    backend: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk fails the next build like this one: nobody spins."""
+    settings.data_dir.mkdir(exist_ok=True)
+    fill(settings.database_path, queued=150)
+    monkeypatch.setattr(backend_module, "_REPAIR_SECONDS", 3600.0)
+    tried: list[int] = []
+    monkeypatch.setattr(backend._builder, "build_version", tried.append)
+    backend.start()
+    wait_for(lambda: len(tried) == 100, "the first hundred to be tried")
+    wait_for(backend.build_queue.is_empty, "the queue to be empty")
+    backend.stop()
+    assert sorted(tried) == list(range(11, 111))
+
+
+def test_old_executions_go_while_the_server_runs(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.data_dir.mkdir(exist_ok=True)
+    fill(settings.database_path, executions=500)
+    monkeypatch.setattr(backend_module, "_RETENTION_SECONDS", 0.01)
+    backend = Backend(replace(settings, execution_retention_count=7))
+    backend.start()
+    try:
+        wait_for(lambda: Execution.select().count() == 70, "7 of each of the 10 agents")
+    finally:
+        backend.stop()
+
+
+def test_little_room_of_the_settings_is_kept(settings: Settings) -> None:
+    backend = Backend(replace(settings, disk_reserve_mb=1 << 20))
+    settings.storage_path.mkdir(parents=True)
+    for reserve in (backend.disk, backend.upload_disk):
+        with pytest.raises(DiskFull, match=r"1,048,576 MB stay in reserve"):
+            reserve.require()

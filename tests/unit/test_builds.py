@@ -1,5 +1,6 @@
 """Builds: one holder at a time, and whoever lost the claim changes nothing."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from anymind_lite.sandbox.policy import MEGABYTE, Limits
 from anymind_lite.sandbox.protocol import Ground, Job
 from anymind_lite.services.builds import Builder, finish_build, mark_building
 from anymind_lite.services.recovery import requeue_orphans
-from anymind_lite.storage import ArtifactStore
+from anymind_lite.storage import ArtifactStore, DiskReserve
 from tests.live_server import pack_agent
 from tests.unit.conftest import Rows
 from tests.waiting import DEADLINE_SECONDS, wait_for
@@ -150,6 +151,16 @@ class TestGuards:
 
 
 @dataclass
+class Disk:
+    """A disk of a size that the test sets."""
+
+    free_bytes: int = 100 * MEGABYTE
+
+    def measure(self, _: Path) -> int:
+        return self.free_bytes
+
+
+@dataclass
 class Workshop:
     """A real builder with all that it needs."""
 
@@ -158,6 +169,7 @@ class Workshop:
     builder: Builder
     reader: Reader
     rows: Rows
+    disk: "Disk"
 
     def upload(self, agent: Agent, archive: bytes) -> AgentVersion:
         artifact = self.store.save_artifact(agent.id, [archive])
@@ -179,14 +191,16 @@ def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
     store.start()
     sandbox = Supervisor(tmp_path / "scratch", tmp_path / "code")
     sandbox.start()
+    disk = Disk()
     builder = Builder(
         store=store,
         sandbox=sandbox,
         limits=Limits(wall_seconds=60),
         caps=dict.fromkeys(LIMIT_KEYS, 1024),
         reader=reader,
+        disk=DiskReserve(tmp_path, reserve_bytes=10 * MEGABYTE, measure=disk.measure),
     )
-    yield Workshop(store, sandbox, builder, reader, rows)
+    yield Workshop(store, sandbox, builder, reader, rows, disk)
     reader.stop()
     sandbox.stop()
 
@@ -241,6 +255,25 @@ class TestBuilder:
         else:
             assert asked == []
             assert "subprocess: true needs namespaces" in row["build_log"]
+
+    @pytest.mark.parametrize(
+        ("line", "number", "said"),
+        [
+            ("", None, ""),
+            ("concurrency: 1\n", 1, "Of this agent 1 may run at once (concurrency)"),
+            ("concurrency: 256\n", 256, "Of this agent 256 may run at once (concurrency)"),
+        ],
+    )
+    def test_concurrency_is_written_down_and_said(
+        self, workshop: Workshop, agent: Agent, line: str, number: int | None, said: str
+    ) -> None:
+        manifest = MANIFEST.decode() + line
+        version = workshop.upload(agent, pack_agent(GOOD, **{"anymind.yaml": manifest}))
+        workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert (row["status"], row["concurrency"]) == ("ready", number)
+        assert said in row["build_log"]
+        assert ("concurrency" in row["build_log"]) == bool(said)
 
     def test_building_twice_takes_effect_once(self, workshop: Workshop, agent: Agent) -> None:
         version = workshop.upload(agent, pack_agent(GOOD))
@@ -342,3 +375,95 @@ class TestBuilder:
         monkeypatch.setattr(workshop.sandbox, "run", delete)
         workshop.builder.build_version(version.id)
         assert not workshop.store.code_dir(agent.id, version.id).parent.exists()
+
+    @pytest.mark.parametrize("is_deleted", [True, False])
+    def test_only_a_build_that_somebody_still_wants_crashes_aloud(
+        self,
+        workshop: Workshop,
+        agent: Agent,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        is_deleted: bool,
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+
+        def lose_the_code(*_: Any, **__: Any) -> Any:
+            if is_deleted:
+                with write_transaction():
+                    Agent.delete().where(Agent.id == agent.id).execute()
+            raise RuntimeError("the code is gone")
+
+        monkeypatch.setattr(workshop.sandbox, "run", lose_the_code)
+        with caplog.at_level("INFO"):
+            workshop.builder.build_version(version.id)
+        assert ("build_superseded" if is_deleted else "build_crashed") in caplog.text
+        assert ("Traceback" in caplog.text) is not is_deleted
+
+
+class TestRoom:
+    """What cannot be unpacked for lack of room waits, and is not to blame."""
+
+    @pytest.mark.parametrize("spare", [-1, 0, 50_000])
+    def test_without_room_a_version_stays_queued_and_is_built_when_there_is_some(
+        self, workshop: Workshop, agent: Agent, spare: int
+    ) -> None:
+        archive = pack_agent(GOOD, **{"data.txt": "x" * 100_000})
+        version = workshop.upload(agent, archive)
+        full, workshop.disk.free_bytes = workshop.disk.free_bytes, 10 * MEGABYTE + spare
+        for _ in range(5):
+            assert not workshop.builder.build_version(version.id)
+            row = row_of(version)
+            assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)
+        assert not workshop.store.code_dir(agent.id, version.id).exists()
+        workshop.disk.free_bytes = full
+        assert workshop.builder.build_version(version.id)
+        assert (row_of(version)["status"], row_of(version)["attempts"]) == ("ready", 1)
+
+    def test_what_found_no_room_is_not_read_again_until_there_is_more(
+        self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD, **{"data.txt": "x" * 100_000}))
+        workshop.disk.free_bytes = 10 * MEGABYTE + 50_000
+        workshop.builder.build_version(version.id)
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("it was read again")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(workshop.reader, "unpack", refuse)
+            workshop.disk.free_bytes += 1000
+            assert not workshop.builder.build_version(version.id)
+        workshop.disk.free_bytes = 12 * MEGABYTE  # room for the largest that is allowed
+        assert workshop.builder.build_version(version.id)
+        assert row_of(version)["status"] == "ready"
+
+    @pytest.mark.parametrize("spare", [50_000, 50 * MEGABYTE])
+    def test_small_room_makes_no_bad_archive_wait(
+        self, workshop: Workshop, agent: Agent, spare: int
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD, **{"anymind.yaml": "name: [\n"}))
+        workshop.disk.free_bytes = 10 * MEGABYTE + spare
+        assert workshop.builder.build_version(version.id)
+        assert row_of(version)["status"] == "failed"
+
+    def test_too_large_an_archive_fails_where_there_is_room(
+        self, workshop: Workshop, agent: Agent
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD, **{"data.txt": "x" * 2 * MEGABYTE}))
+        assert workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert row["status"] == "failed"
+        assert "unpacks to more than 1 MB" in row["build_log"]
+
+    def test_disk_that_fills_meanwhile_is_nobodys_fault(
+        self, workshop: Workshop, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = workshop.upload(agent, pack_agent(GOOD))
+
+        def fill(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(workshop.reader, "unpack", fill)
+        assert not workshop.builder.build_version(version.id)
+        row = row_of(version)
+        assert (row["status"], row["claim"], row["attempts"]) == ("queued", None, 0)

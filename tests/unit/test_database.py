@@ -1,27 +1,41 @@
-"""The database: its pragmas, its one writer at a time, what refuses to open, a full disk."""
+"""The database: pragmas, writing one at a time, upgrades, copies, what is refused, a full disk."""
 
 import errno
+import os
+import re
+import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from peewee import DatabaseError, IntegrityError, OperationalError
+from playhouse.migrations import Runner
 
+from anymind_lite import database as database_module
 from anymind_lite.database import (
+    MIGRATIONS_DIR,
     PreparedSelect,
     ServerDatabase,
+    copy_database,
     is_disk_full,
     open_database,
+    open_to_read,
+    search_damage,
     write_transaction,
 )
-from anymind_lite.errors import StartupError
+from anymind_lite.errors import DatabaseDamaged, StartupError
 from anymind_lite.models import Agent, User
 from tests.unit.conftest import Rows
-from tests.waiting import DEADLINE_SECONDS
+from tests.waiting import DEADLINE_SECONDS, wait_for
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -156,6 +170,183 @@ class TestRefusal:
         connection.close()
         with pytest.raises(StartupError, match=r"newer version.*9999_later.*Upgrade"):
             open_database(path)
+
+
+FIRST = "0001_initial"
+SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+PERSON = "INSERT INTO user (email, username, password_hash, is_active, created_at)"
+
+# Opens a database and kills itself before its nth statement.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from anymind_lite import database
+
+left = int(sys.argv[2])
+
+class Counted(database.ServerDatabase):
+    def _connect(self):
+        connection = super()._connect()
+        connection.set_trace_callback(count)
+        return connection
+
+def count(statement):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+database.ServerDatabase = Counted
+database.open_database(Path(sys.argv[1])).close_all()
+"""
+
+
+def make_old(path: Path) -> None:
+    """Make a database as the first version left it, with a row."""
+    opened = ServerDatabase(path)
+    Runner(opened, directory=str(MIGRATIONS_DIR)).up(FIRST)
+    opened.execute_sql(f"{PERSON} VALUES ('ada@example.com', 'ada', '-', 1, '')")
+    opened.close_all()
+
+
+def schema_of(path: Path) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(SCHEMA).fetchall()
+
+
+def applied_to(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name FROM schema_migration ORDER BY name").fetchall()
+    return [name for (name,) in rows]
+
+
+def emails_of(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [email for (email,) in connection.execute("SELECT email FROM user")]
+
+
+def backups_of(path: Path) -> list[Path]:
+    return sorted((path.parent / "backups").glob("*"))
+
+
+MIGRATIONS = sorted(path.stem for path in MIGRATIONS_DIR.glob("0*.py"))
+
+
+class TestUpgrade:
+    def test_a_copy_from_before_is_kept(self, path: Path) -> None:
+        make_old(path)
+        before = schema_of(path)
+        close(path)
+        assert applied_to(path) == MIGRATIONS
+        (kept,) = backups_of(path)
+        assert re.fullmatch(rf"before-{MIGRATIONS[1]}-\d{{8}}T\d{{12}}Z\.sqlite3", kept.name)
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        assert (schema_of(kept), applied_to(kept)) == (before, [FIRST])
+        assert emails_of(kept) == emails_of(path) == ["ada@example.com"]
+
+    def test_the_copy_goes_to_the_folder_that_is_named(self, path: Path, tmp_path: Path) -> None:
+        make_old(path)
+        open_database(path, backups=tmp_path / "else" / "where").close_all()
+        assert len(list((tmp_path / "else" / "where").iterdir())) == 1
+        assert backups_of(path) == []
+
+    def test_what_needs_no_upgrade_is_not_copied(self, path: Path) -> None:
+        close(path)
+        close(path)
+        assert backups_of(path) == []
+
+    def test_the_last_five_copies_stay_and_nothing_else_goes(self, path: Path) -> None:
+        folder = path.parent / "backups"
+        folder.mkdir()
+        # Two from a future that the clock knew once.
+        years = (2019, 2020, 2021, 2022, 2023, 2090, 2091)
+        for year in years:
+            (folder / f"before-0002_x-{year}0101T000000000000Z.sqlite3").touch()
+        (folder / "before-I-forget.sqlite3").touch()
+        for left_over in (".unfinished", ".unfinished-journal"):
+            (folder / left_over).write_text("left by a start that was killed")
+        make_old(path)
+        close(path)
+        newest, *names = [kept.name for kept in backups_of(path)]
+        assert newest.startswith(f"before-{MIGRATIONS[1]}-2")
+        assert [name[14:18] for name in names[:4]] == ["2022", "2023", "2090", "2091"]
+        assert names[4:] == ["before-I-forget.sqlite3"]
+
+    def test_without_room_for_the_copy_nothing_is_changed(self, path: Path) -> None:
+        make_old(path)
+        (path.parent / "backups").write_text("a file in the way")
+        before = schema_of(path)
+        with pytest.raises(StartupError, match=r"must be upgraded.*backups.*start again"):
+            open_database(path)
+        assert (schema_of(path), applied_to(path)) == (before, [FIRST])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("start", [make_old, lambda path: None], ids=["old", "new"])
+    def test_a_kill_at_any_statement_leaves_one_schema_or_the_next(
+        self, path: Path, tmp_path: Path, start: Callable[[Path], None]
+    ) -> None:
+        whole = {}
+        for number, name in enumerate(MIGRATIONS):
+            reached = ServerDatabase(tmp_path / name)
+            Runner(reached, directory=str(MIGRATIONS_DIR)).up(name)
+            reached.close_all()
+            whole[tuple(MIGRATIONS[: number + 1])] = schema_of(tmp_path / name)
+        for statements in range(1000):
+            folder = tmp_path / str(statements)
+            folder.mkdir()
+            start(folder / "x")
+            arguments = [sys.executable, "-c", KILLED, str(folder / "x"), str(statements)]
+            ended = subprocess.run(arguments, cwd=ROOT, timeout=DEADLINE_SECONDS, check=False)
+            if (tables := schema_of(folder / "x")) and len(tables) > 2:
+                assert tables == whole[tuple(applied_to(folder / "x"))]
+            close(folder / "x")
+            assert schema_of(folder / "x") == whole[tuple(MIGRATIONS)]
+            assert emails_of(folder / "x") == (["ada@example.com"] if start is make_old else [])
+            if ended.returncode == 0:
+                break
+            assert ended.returncode == -signal.SIGKILL
+        assert statements > 15
+
+
+class TestCopy:
+    def test_a_missing_database_is_not_made(self, path: Path, tmp_path: Path) -> None:
+        with pytest.raises(sqlite3.OperationalError):
+            copy_database(path, tmp_path / "copy")
+        assert os.listdir(tmp_path) == []
+
+    def test_a_standing_file_is_not_overwritten(self, path: Path, tmp_path: Path) -> None:
+        close(path)
+        (tmp_path / "copy").write_text("mine")
+        with pytest.raises(FileExistsError):
+            copy_database(path, tmp_path / "copy")
+        assert (tmp_path / "copy").read_text() == "mine"
+
+    def test_a_writer_is_not_held_up_and_its_open_work_not_copied(
+        self, rows: Rows, tmp_path: Path
+    ) -> None:
+        user = rows.user()
+        with write_transaction():
+            User.update(full_name="not yet").execute()
+            copy_database(tmp_path / "anymind.sqlite3", tmp_path / "copy")
+        with closing(open_to_read(tmp_path / "copy")) as copy:
+            assert copy.execute("SELECT email, full_name FROM user").fetchall() == [
+                (user.email, None)
+            ]
+
+    def test_a_reader_cannot_write(self, rows: Rows, tmp_path: Path) -> None:
+        rows.user()
+        with closing(open_to_read(tmp_path / "anymind.sqlite3")) as reader:
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                reader.execute("DELETE FROM user")
+            with write_transaction():
+                User.update(full_name="meanwhile").execute()
+
+    def test_odd_characters_in_a_path_are_part_of_it(self, tmp_path: Path) -> None:
+        folder = tmp_path / "a?b#c%41 ü&mode=rwc"
+        folder.mkdir()
+        close(folder / "x?y.sqlite3")
+        copy_database(folder / "x?y.sqlite3", folder / "copy?z")
+        assert applied_to(folder / "copy?z") == MIGRATIONS
 
 
 class TestWriteTransaction:
@@ -347,3 +538,96 @@ class TestPreparedSelect:
         rows.user()
         prepared = PreparedSelect(User.select().where(User.email == ""))
         assert prepared.find("' OR 1=1 --") is None
+
+
+def spoil_page_of(path: Path, mark: bytes) -> None:
+    """Overwrite the head of the first page of rows (SQLite file format, 1.6) that holds a mark."""
+    content = bytearray(path.read_bytes())
+    for start in range(4096, len(content), 4096):
+        page = content[start : start + 4096]
+        if page[0] == 0x0D and mark in page:
+            content[start : start + 8] = b"\xaa" * 8
+            path.write_bytes(content)
+            return
+    raise AssertionError("there is no such page")
+
+
+class TestLargeDatabase:
+    """Too large to be checked whole before serving: what grows is checked while serving."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        path = tmp_path / "large.sqlite3"
+        opened = open_database(path)
+        version = Rows().version(Rows().agent(name="agent with a mark"), status="ready")
+        for _ in range(20):
+            Rows().execution(version, status="completed", input_data="execution" * 300)
+        opened.close_all()
+        monkeypatch.setattr(database_module, "_WHOLE_CHECK_BYTES", 0)
+        return path
+
+    def test_sound_one_is_found_sound(self, path: Path) -> None:
+        opened = open_database(path)
+        assert not opened.is_checked_whole
+        end = search_damage(opened)
+        wait_for(lambda: opened.is_checked_whole, "the check")
+        end()
+        assert opened.damage == ""
+        Rows().user()
+        opened.close_all()
+
+    def test_damage_beside_the_executions_refuses_the_start(self, path: Path) -> None:
+        spoil_page_of(path, b"agent with a mark")
+        with pytest.raises(StartupError, match="Restore it from a backup"):
+            open_database(path)
+
+    def test_damage_among_the_executions_ends_all_writing_and_refuses_the_next_start(
+        self, path: Path
+    ) -> None:
+        spoil_page_of(path, b"execution" * 50)
+        opened = open_database(path)
+        end = search_damage(opened)
+        wait_for(lambda: opened.damage, "the damage to be found")
+        end()
+        assert User.select().count() == 1  # reading goes on
+        with pytest.raises(DatabaseDamaged, match="restored from a backup"):
+            Rows().user()
+        opened.close_all()
+        for _ in range(2):
+            with pytest.raises(StartupError, match=r"damaged|cannot be read"):
+                open_database(path)
+
+    def test_restored_one_starts_again(self, path: Path) -> None:
+        backup = path.read_bytes()
+        spoil_page_of(path, b"execution" * 50)
+        opened = open_database(path)
+        end = search_damage(opened)
+        wait_for(lambda: opened.damage, "the damage to be found")
+        end()
+        opened.close_all()
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        path.write_bytes(backup)
+        for is_checked_whole in (True, False):  # all of it once, then as usual
+            opened = open_database(path)
+            assert opened.is_checked_whole == is_checked_whole
+            opened.close_all()
+
+    def test_check_ends_when_the_server_does(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = open_database(path)
+        seen: list[str] = []
+
+        def search_for_ever(_: ServerDatabase, connection: sqlite3.Connection) -> None:
+            endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT * FROM n"
+            try:
+                connection.execute(f"SELECT count(*) FROM ({endless})").fetchone()
+            except sqlite3.OperationalError as exc:
+                seen.append(str(exc))
+            connection.close()
+
+        monkeypatch.setattr(database_module, "_search", search_for_ever)
+        search_damage(opened)()
+        assert seen == ["interrupted"]
+        opened.close_all()

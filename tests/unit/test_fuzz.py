@@ -147,7 +147,9 @@ NODES = st.recursive(
     ),
     max_leaves=15,
 )
-FIELD_NAMES = st.sampled_from(["name", "name", "entrypoint", "entrypoint", "description", "limits"])
+FIELD_NAMES = st.sampled_from(
+    ["name", "name", "entrypoint", "entrypoint", "description", "limits", "concurrency"]
+)
 LINES = st.lists(st.tuples(FIELD_NAMES | SCALARS, NODES), max_size=8).map(
     lambda pairs: "".join(f"{key}: {value}\n" for key, value in pairs)
 )

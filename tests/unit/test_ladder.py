@@ -17,7 +17,15 @@ LADDER = (
     ("backend",),
     ("services",),
     ("models", "storage", "tasks", "sandbox.in_server", "reader"),
-    ("archive", "manifest", "database", "config", "credentials", "sandbox.protocol"),
+    (
+        "archive",
+        "backup_file",
+        "manifest",
+        "database",
+        "config",
+        "credentials",
+        "sandbox.protocol",
+    ),
     ("setting_kinds", "files", "strict_json", "sandbox.policy"),
     ("errors", "clock"),
 )

@@ -32,6 +32,7 @@ def test_all_fields_are_read() -> None:
         "framework: none\n"
         "limits: {timeout_seconds: 1.5, memory_mb: 64}\n"
         "subprocess: true\n"
+        "concurrency: 2\n"
         "network: []\n"
     )
 
@@ -45,6 +46,7 @@ def test_all_fields_are_read() -> None:
         text=text,
         limits={"timeout_seconds": 1.5, "memory_mb": 64},
         allows_processes=True,
+        concurrency=2,
     )
     assert (manifest.module, manifest.function) == ("lib.tools", "run_2")
 
@@ -224,6 +226,25 @@ def test_every_limit_can_be_asked_for_up_to_its_ends() -> None:
 @pytest.mark.parametrize("text", ["", "limits:\n", "limits: {}\n", "limits: ~\n"])
 def test_no_limits_are_none(text: str) -> None:
     assert load_manifest(MINIMAL + text, FILES).limits == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1", 1), ("256", 256), ("", None), ("~", None), ("null", None)]
+)
+def test_concurrency_is_a_number_or_open(text: str, number: int | None) -> None:
+    assert load_manifest(f"{MINIMAL}concurrency: {text}\n", FILES).concurrency == number
+    assert load_manifest(MINIMAL, FILES).concurrency is None
+
+
+NO_CONCURRENCY = ["0", "257", "-1", "+1", "1.0", "1.5", "'1'", "01", "0x1", "1_0", "1e1", "1:30",
+                  "true", "one", "unlimited", ".inf", ".nan", "[1]", "{a: 1}",
+                  "9" * 5000]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_CONCURRENCY, ids=lambda text: text[:20])
+def test_concurrency_of_another_kind_is_refused(text: str) -> None:
+    expected = "line 3: concurrency is not a whole number from 1 to 256; write one in plain digits."
+    assert refusal(f"{MINIMAL}concurrency: {text}\n") == f"anymind.yaml: {expected}"
 
 
 WHOLE = "is not a whole number from 16 to 1048576; write one in plain digits"
@@ -444,6 +465,7 @@ def read_or_refuse(text: str | bytes) -> bool:
     manifest.text.encode()
     "".join([manifest.name, manifest.description or "", manifest.framework or ""]).encode()
     assert manifest.limits.keys() <= LIMIT_KEYS.keys()
+    assert manifest.concurrency in {None, *range(1, 257)}
     return True
 
 

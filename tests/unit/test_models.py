@@ -168,8 +168,8 @@ def test_rows_from_before_limits_and_codes_are_kept(tmp_path: Path) -> None:
     )
     old.close_all()
     with closing_all(open_database(path)) as opened:
-        version = opened.execute_sql("SELECT limits, allows_processes FROM agent_version")
-        assert version.fetchall() == [(None, 0)]
+        wishes = "SELECT limits, allows_processes, concurrency FROM agent_version"
+        assert opened.execute_sql(wishes).fetchall() == [(None, 0, None)]
         execution = opened.execute_sql("SELECT error_message, error_code, tier FROM execution")
         assert execution.fetchall() == [("no", None, None)]
 

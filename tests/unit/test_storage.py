@@ -1,7 +1,9 @@
 """The artifact store: whole files or none, and unpacked code put in place as a whole."""
 
+import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -12,9 +14,9 @@ import pytest
 
 from anymind_lite import storage
 from anymind_lite.archive import is_tar_gz
-from anymind_lite.errors import BuildError, InvalidInput, TooLarge
+from anymind_lite.errors import BuildError, DiskFull, InvalidInput, TooLarge
 from anymind_lite.files import make_dir_durable
-from anymind_lite.storage import ArtifactStore, FreshCode
+from anymind_lite.storage import ArtifactStore, DiskReserve, FreshCode
 from tests.live_server import pack_agent
 from tests.waiting import DEADLINE_SECONDS
 
@@ -352,3 +354,57 @@ def test_start_drops_unfinished_uploads_and_code_and_keeps_artifacts(
 
 def test_free_room_is_told(store: ArtifactStore) -> None:
     assert store.free_bytes() > 0
+
+
+class TestReserve:
+    @pytest.mark.parametrize(
+        ("free", "needed", "is_refused"),
+        [(999, 0, True), (1000, 0, False), (1500, 500, False), (1500, 501, True), (0, 0, True)],
+    )
+    def test_what_would_reach_into_it_is_refused(
+        self, tmp_path: Path, free: int, needed: int, is_refused: bool
+    ) -> None:
+        reserve = DiskReserve(tmp_path, reserve_bytes=1000, measure=lambda _: free)
+        if is_refused:
+            with pytest.raises(DiskFull):
+                reserve.require(needed)
+        else:
+            reserve.require(needed)
+
+    def test_the_fullest_disk_counts(self, tmp_path: Path) -> None:
+        free = {tmp_path: 5000, tmp_path / "other": 1200}
+        reserve = DiskReserve(*free, reserve_bytes=1000, measure=free.__getitem__)
+        assert reserve.spare_bytes() == 200
+
+    def test_message_names_the_figures_and_what_to_do(self, tmp_path: Path) -> None:
+        reserve = DiskReserve(tmp_path, reserve_bytes=256 << 20, measure=lambda _: 12 << 20)
+        with pytest.raises(DiskFull) as caught:
+            reserve.require()
+        assert str(caught.value) == (
+            "The server's disk is nearly full: 12 MB are free, and 256 MB stay in reserve; delete "
+            "agents that are not needed, or have its operator make room or lower DISK_RESERVE_MB"
+        )
+
+    def test_zero_refuses_nothing(self, tmp_path: Path) -> None:
+        DiskReserve(tmp_path, reserve_bytes=0, measure=lambda _: 0).require(1 << 40)
+
+    def test_it_is_measured_anew_each_time_and_logged_when_it_changes(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        found = [10, 10, 2000, 2000, 5]
+        rooms = iter(found)
+        reserve = DiskReserve(tmp_path, reserve_bytes=1000, measure=lambda _: next(rooms))
+        for _ in found:
+            with contextlib.suppress(DiskFull):
+                reserve.require()
+        events = [record.getMessage().split()[0] for record in caplog.records]
+        assert events == [
+            "event=disk_reserve_reached",
+            "event=disk_reserve_free",
+            "event=disk_reserve_reached",
+        ]
+
+    def test_the_disk_itself_is_asked(self, tmp_path: Path) -> None:
+        free = shutil.disk_usage(tmp_path).free
+        spare = DiskReserve(tmp_path, reserve_bytes=1000).spare_bytes()
+        assert abs(spare - free) < 1 << 30

@@ -120,6 +120,11 @@ class Supervisor:
         return self._ground
 
     @property
+    def is_serving(self) -> bool:
+        """Whether there is a zygote now; when one died, another follows soon."""
+        return self._control is not None
+
+    @property
     def refusal(self) -> str:
         """Why no job is run, for as long as the machine stays as it is; "" when jobs are run."""
         ground = self._ground

@@ -1,0 +1,184 @@
+"""Retention: old executions are removed, so that neither the disk nor the lists grow for ever.
+
+What stays of an agent: its newest `ALWAYS_KEPT` executions, whatever their age; of the others the
+newest `count`, as long as they are younger than `days`. What is unfinished stays in any case.
+Versions and artifacts are never removed here.
+
+What an Idempotency-Key still stands for stays too, for a day at most: whoever asks again would else
+have it done twice.
+
+Newer means a higher id, which no clock decides. Age needs a clock, and clocks are wrong at times: a
+small machine without a battery starts in 1970, a virtual one wakes up in 2080. So two things must
+hold before a row goes because of its age. Every execution of its agent with a lower id is as old:
+who was recorded while the clock was too late or too early protects what came after. And the clock
+has run evenly for `_STEADY_SECONDS`, as a second clock shows that nobody can set: after a step, as
+after a start, what is recorded may be dated wrongly, and what is removed does not come back. A
+clock that stays wrong for longer is believed; the newest ones stay even then.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from anymind_lite.clock import iso_format, seconds_since_boot, utc_now
+from anymind_lite.database import database, write_transaction
+
+logger = logging.getLogger(__name__)
+
+ALWAYS_KEPT = 100
+
+# An even clock drifts by seconds a day; who corrects one that was off by less harms no row.
+_STEADY_SECONDS = 12 * 3600.0
+_STEP_SECONDS = 600.0
+
+# The lock is held for as long as this, or for one row, and then left to others for four times as
+# long. A row of many megabytes takes longer by itself: its pages are freed one by one.
+_BATCH_ROWS = 200
+_BATCH_SECONDS = 0.003
+_REST_FACTOR = 4.0
+_LEAST_REST_SECONDS = 0.005
+
+# Written out, as Peewee takes 200 us to render what SQLite answers in 20, for every agent anew.
+# tests/unit/test_query_plans.py holds that each is a search in an index.
+NEXT_AGENT = "SELECT id FROM agent WHERE id > ? ORDER BY id LIMIT 1"
+NTH_NEWEST = "SELECT id FROM execution WHERE agent_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+# `+id`: SQLite would rather walk the rows in the order of ids to find the least one.
+FIRST_YOUNG = "SELECT MIN(+id) FROM execution WHERE agent_id = ? AND updated_at >= ?"
+FINISHED_BELOW = (
+    "SELECT id FROM execution WHERE agent_id = ? AND id > ? AND id < ? "
+    "AND status NOT IN ('pending', 'running') AND NOT EXISTS "
+    "(SELECT 1 FROM idempotency_key WHERE execution_id = execution.id) ORDER BY id LIMIT ?"
+)
+DELETE_FINISHED = "DELETE FROM execution WHERE id = ? AND status NOT IN ('pending', 'running')"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What stays: `days` and `count` as the settings of these names, 0 for no bound."""
+
+    days: int
+    count: int
+    always: int = ALWAYS_KEPT
+
+
+class SteadyClock:
+    """Tells for how long the clock of the day has run as evenly as the one since boot."""
+
+    def __init__(
+        self,
+        now: Callable[[], datetime] = utc_now,
+        elapsed: Callable[[], float] = seconds_since_boot,
+    ) -> None:
+        self._now = now
+        self._elapsed = elapsed
+        self._offset: float | None = None
+        self._since = 0.0
+
+    def read(self) -> tuple[datetime, bool]:
+        """Return the present instant, and whether what it says of ages may be believed."""
+        now, elapsed = self._now(), self._elapsed()
+        offset = now.timestamp() - elapsed
+        if self._offset is None or abs(offset - self._offset) > _STEP_SECONDS:
+            self._offset, self._since = offset, elapsed
+        return now, elapsed - self._since >= _STEADY_SECONDS
+
+
+class Retention:
+    """Removes what is not kept, a little at a time; `sweep` is for one background thread."""
+
+    def __init__(self, keep: Keep, clock: SteadyClock | None = None) -> None:
+        self._keep = keep
+        self._clock = clock or SteadyClock()
+        self._is_ending = threading.Event()
+
+    def begin(self) -> None:
+        """Let sweeps run, also after an earlier `interrupt`; the clock is watched from here on."""
+        self._is_ending.clear()
+        self._clock.read()
+
+    def interrupt(self) -> None:
+        """End a sweep that runs, after the rows that it is at."""
+        self._is_ending.set()
+
+    def sweep(self) -> int:
+        """Go through all agents once; return how many executions were removed."""
+        now, is_steady = self._clock.read()
+        days = self._keep.days if is_steady else 0
+        oldest = iso_format(now - timedelta(days=days)) if days else None
+        removed = agent_id = 0
+        with _light_deletes():
+            while not self._is_ending.is_set() and (agent_id := _first(NEXT_AGENT, agent_id)):
+                removed += self._remove_below(agent_id, self._bound(agent_id, oldest))
+        if removed:
+            logger.info("event=executions_removed count=%d", removed)
+        return removed
+
+    def _bound(self, agent_id: int, oldest: str | None) -> int:
+        """Return the id below which the agent's finished executions are to go; 0 for none."""
+        always, count = self._keep.always, self._keep.count
+        kept = _first(NTH_NEWEST, agent_id, (min(always, count) if count else always) - 1)
+        if not kept:
+            return 0
+        by_count = _first(NTH_NEWEST, agent_id, count - 1) if count else 0
+        by_age = (_first(FIRST_YOUNG, agent_id, oldest) or kept) if oldest else 0
+        return min(kept, max(by_count, by_age))
+
+    def _remove_below(self, agent_id: int, bound: int) -> int:
+        removed = after = 0
+        while not self._is_ending.is_set():
+            rows = database.execute_sql(FINISHED_BELOW, (agent_id, after, bound, _BATCH_ROWS))
+            ids = [row_id for (row_id,) in rows.fetchall()]
+            if not ids:
+                break
+            started = time.monotonic()
+            done = _delete_some(ids)
+            removed, after = removed + len(done), done[-1]
+            database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            rest = _REST_FACTOR * (time.monotonic() - started)
+            self._is_ending.wait(max(rest, _LEAST_REST_SECONDS))
+        return removed
+
+
+@contextmanager
+def _light_deletes() -> Iterator[None]:
+    """Make deletes on this thread's connection short, since others wait for their end.
+
+    A commit that finds the log long would write it into the file, a flush of some 1,000 pages: here
+    that is done between the commits, where nobody waits for it. And some builds of SQLite, Debian's
+    among them, overwrite all that is deleted with zeros: FAST does so where the page is written in
+    any case (SQLite manual, "PRAGMA wal_autocheckpoint", "PRAGMA secure_delete").
+    """
+    before = {
+        name: database.execute_sql(f"PRAGMA {name}").fetchone()[0]
+        for name in ("wal_autocheckpoint", "secure_delete")
+    }
+    database.execute_sql("PRAGMA wal_autocheckpoint = 0").fetchall()
+    database.execute_sql("PRAGMA secure_delete = FAST").fetchall()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            database.execute_sql(f"PRAGMA {name} = {value}").fetchall()
+
+
+def _delete_some(ids: list[int]) -> list[int]:
+    """Delete the first of these rows, at least one, and as many as there is time for."""
+    done = []
+    with write_transaction():
+        deadline = time.monotonic() + _BATCH_SECONDS
+        for row_id in ids:
+            database.execute_sql(DELETE_FINISHED, (row_id,))
+            done.append(row_id)
+            if time.monotonic() > deadline:
+                break
+    return done
+
+
+def _first(sql: str, *values: object) -> int:
+    """Return the one number that a statement answers; 0 for none."""
+    row = database.execute_sql(sql, values).fetchone()
+    return int(row[0] or 0) if row else 0
