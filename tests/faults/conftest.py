@@ -31,6 +31,12 @@ def _adopting_orphans() -> Iterator[None]:
     prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
+@pytest.fixture(autouse=True)
+def _no_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers use their disks to the last byte: a reserve is larger than these disks."""
+    monkeypatch.setenv("DISK_RESERVE_MB", "0")
+
+
 @dataclass
 class Ground:
     """A data folder as a server left it in order, with one agent that works."""
