@@ -361,13 +361,30 @@ class PreparedSelect:
 
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error, or one that it hides, is a full disk or an exhausted quota."""
-    # Peewee's own ROLLBACK fails after SQLITE_FULL and hides the cause behind its error.
+    return any(
+        "database or disk is full" in str(one) or getattr(one, "errno", 0) in _FULL_ERRNOS
+        for one in _with_hidden(error)
+    )
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether an error, or one that it hides, is another program's lock on the database."""
+    return any(
+        isinstance(one, OperationalError | sqlite3.OperationalError)
+        and "database is locked" in str(one)
+        for one in _with_hidden(error)
+    )
+
+
+def _with_hidden(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it hides.
+
+    Peewee's own ROLLBACK fails after SQLITE_FULL and hides the cause behind its error.
+    """
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()
-        if "database or disk is full" in str(one) or getattr(one, "errno", 0) in _FULL_ERRNOS:
-            return True
+        yield one
         seen.add(id(one))
         hidden = (one.__cause__, one.__context__)
         waiting += [each for each in hidden if each is not None and id(each) not in seen]
-    return False

@@ -128,11 +128,12 @@ def test_a_database_that_another_program_locks_stops_no_reader_and_nothing_for_e
             assert locker.stdout.readline() == "locked\n"
             assert client.api.call("GET", "/health", timeout=2).status == 200
             assert client.api.call("GET", "/api/v1/agents", timeout=2).status == 200
-            assert client.execute(ground.agent_id).status >= 500  # well within the deadline
+            answer = client.execute(ground.agent_id)  # well within the deadline
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
         assert client.execute(ground.agent_id).json["status"] == "completed"
     finally:
         assert live.stop() == 0
-    assert "database is locked" in live.output
+    assert "event=database_locked" in live.output
     assert Inspection(ground.data, ground.promises).run() == []
 
 
