@@ -246,6 +246,7 @@ class TestClockThatSteps:
 
 
 class TestManners:
+    @pytest.mark.slow
     def test_others_write_while_it_sweeps(self, rows: Rows, version: AgentVersion) -> None:
         """Megabytes a row, for which the pages are freed one by one: the lock is left often."""
         add(version, *[50] * 60, input_data="x" * 2_000_000)
