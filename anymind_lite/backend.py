@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from anymind_lite.archive import ArchiveLimits
+from anymind_lite.clock import SteadyClock
 from anymind_lite.config import Settings
 from anymind_lite.credentials import PasswordHasher, load_secret_key
 from anymind_lite.database import open_database, search_damage
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
 _FORGET_SECONDS = 600.0
+# Laptops run for hours; a network corrects a clock within minutes.
+_STEADY_SECONDS_FOR_KEYS = 3600.0
 _LAST_ROWS_SECONDS = 10.0
 _RETENTION_SECONDS = 300.0
 
@@ -71,6 +74,7 @@ class Backend:
         reserve = settings.disk_reserve_bytes
         self.disk = DiskReserve(*on_data, reserve_bytes=reserve)
         self.upload_disk = DiskReserve(*on_data, settings.storage_path, reserve_bytes=reserve)
+        self._key_clock = SteadyClock(_STEADY_SECONDS_FOR_KEYS)
         self.retention = Retention(
             Keep(settings.execution_retention_days, settings.execution_retention_count)
         )
@@ -154,7 +158,7 @@ class Backend:
         self.retention.begin()
         undo(_every(_RETENTION_SECONDS, self.retention.sweep, name="retention"))
         undo(self.retention.interrupt)
-        undo(_every(_FORGET_SECONDS, forget_expired, name="idempotency-keys"))
+        undo(_every(_FORGET_SECONDS, self._forget_keys, name="idempotency-keys"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.begin()
@@ -182,6 +186,9 @@ class Backend:
             self.key_usage.flush()
         except Exception:
             logger.exception("event=key_usage_not_written")
+
+    def _forget_keys(self) -> None:
+        forget_expired(self._key_clock)
 
     def readiness(self) -> Readiness:
         """Tell whether every part can do its work now."""

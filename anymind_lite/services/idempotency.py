@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from anymind_lite.clock import utc_now
+from anymind_lite.clock import SteadyClock, utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import InvalidInput, StillRunning
 from anymind_lite.models import UNFINISHED, AgentVersion, Execution, IdempotencyKey, User
@@ -56,8 +56,9 @@ def find_execution(user: User, request: KeyedRequest | None) -> Execution | None
     earlier = _find(user, request)
     if earlier is None:
         return None
-    execution: Execution = Execution.get_by_id(earlier.execution_id)
-    if execution.status in UNFINISHED:
+    execution: Execution | None = Execution.get_or_none(Execution.id == earlier.execution_id)
+    # None when it has just been deleted, and the key with it.
+    if execution is not None and execution.status in UNFINISHED:
         raise StillRunning(execution.id)
     return execution
 
@@ -65,7 +66,21 @@ def find_execution(user: User, request: KeyedRequest | None) -> Execution | None
 def find_version(user: User, request: KeyedRequest | None) -> AgentVersion | None:
     """Return the version that an earlier upload with this key has made. Raises InvalidInput."""
     earlier = _find(user, request)
-    return None if earlier is None else AgentVersion.get_by_id(earlier.agent_version_id)
+    if earlier is None:
+        return None
+    version: AgentVersion | None = AgentVersion.get_or_none(
+        AgentVersion.id == earlier.agent_version_id
+    )
+    return version
+
+
+def is_known(user: User, key: str | None) -> bool:
+    """Tell whether a key stands for something already, whatever that is."""
+    return key is not None and (
+        IdempotencyKey.select()
+        .where(IdempotencyKey.user == user.id, IdempotencyKey.key == key)
+        .exists()
+    )
 
 
 def remember(
@@ -90,11 +105,20 @@ def remember(
         )
 
 
-def forget_expired() -> None:
-    """Delete the keys that hold no more."""
-    oldest = utc_now() - _LIFETIME
-    with write_transaction():
-        IdempotencyKey.delete().where(IdempotencyKey.created_at < oldest).execute()
+def forget(execution_id: int) -> None:
+    """Free the key of an execution that never began; in the transaction that closes it."""
+    IdempotencyKey.delete().where(IdempotencyKey.execution == execution_id).execute()
+
+
+def forget_expired(clock: SteadyClock) -> None:
+    """Delete the keys that hold no more; none while the clock may be wrong.
+
+    A clock that jumps ahead would end all of them, and what is asked again would be done twice.
+    """
+    now, is_steady = clock.read()
+    if is_steady:
+        with write_transaction():
+            IdempotencyKey.delete().where(IdempotencyKey.created_at < now - _LIFETIME).execute()
 
 
 def _find(user: User, request: KeyedRequest | None) -> IdempotencyKey | None:
