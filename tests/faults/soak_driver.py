@@ -1,0 +1,145 @@
+"""Starts the server with a gauge, and with a leak where one is named.
+
+`soak_driver.py ORDERS serve ...`, where ORDERS is JSON: `gauge` is the path of a socket, `leak` a
+name in `LEAKS` or null. Product code stays as it is: its functions are wrapped from outside.
+"""
+
+import ctypes
+import functools
+import gc
+import json
+import os
+import socket
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+
+class Gauge:
+    """Answers each connection with what this process holds, once nothing holds what it need not.
+
+    A signal would not do: the server ends by the first that Python hears of.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+
+    def start(self) -> None:
+        """Answer from now on."""
+        threading.Thread(target=self._serve, name="gauge", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.sendall(json.dumps(_held()).encode())
+
+
+def _held() -> dict[str, Any]:
+    """Empty what is a cache by design, then count: what stays is held for good."""
+    from anymind_lite.database import database
+
+    for connection in list(database.obj._opened):
+        _empty_caches(connection)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    names = sorted(thread.name for thread in threading.enumerate())
+    return {"blocks": sys.getallocatedblocks(), "objects": len(gc.get_objects()), "threads": names}
+
+
+def _empty_caches(connection: sqlite3.Connection) -> None:
+    """Forget prepared statements, up to 128, and pages of the database, up to 2 MB.
+
+    Each of some sixty threads has a connection: it would take them tens of thousands of requests to
+    have seen everything. sqlite3 keeps its statements in an `lru_cache`, and has no name for it.
+    """
+    for part in gc.get_referents(connection):
+        if hasattr(part, "cache_clear"):
+            part.cache_clear()
+    connection.execute("PRAGMA shrink_memory")
+
+
+def _after(owner: object, name: str, action: Callable[[], object]) -> None:
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        action()
+        return function(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+_kept: list[object] = []
+
+
+def bytes_for_each_request() -> None:
+    """A kilobyte stays of each request: a buffer in a list that nobody empties."""
+    from flask import Flask
+
+    _after(Flask, "full_dispatch_request", lambda: _kept.append(bytearray(1024)))
+
+
+def row_for_each_execution() -> None:
+    """A small object stays of each execution, as in a dictionary that is never cleaned."""
+    from anymind_lite.services import executions
+
+    _after(executions, "finish_execution", lambda: _kept.append({"id": object()}))
+
+
+def descriptor_for_each_execution() -> None:
+    """A descriptor stays open of each execution."""
+    from anymind_lite.services import executions
+
+    _after(executions, "finish_execution", lambda: os.open("/dev/null", os.O_RDONLY))
+
+
+def thread_for_each_build() -> None:
+    """A thread stays of each build."""
+    from anymind_lite.services import builds
+
+    def begin() -> None:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+    _after(builds, "finish_build", begin)
+
+
+def descriptor_of_the_zygote() -> None:
+    """A descriptor stays open in the zygote of each execution."""
+    from anymind_lite.sandbox.in_server import supervisor
+
+    supervisor._STUB_PATH = Path(__file__).with_name("leaky_stub.py")
+
+
+LEAKS: dict[str, Callable[[], None]] = {
+    leak.__name__: leak
+    for leak in (
+        bytes_for_each_request,
+        row_for_each_execution,
+        descriptor_for_each_execution,
+        thread_for_each_build,
+        descriptor_of_the_zygote,
+    )
+}
+
+
+def main() -> None:
+    """Follow the orders, then be the server's command line."""
+    orders = json.loads(sys.argv.pop(1))
+    if orders["leak"]:
+        LEAKS[orders["leak"]]()
+    Gauge(orders["gauge"]).start()
+    from anymind_lite.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Soak: under mixed load nothing grows: no memory, descriptor, thread, process, file or stuck row.
+
+The server is sampled three times while it is idle, after a third of the load each: the first third
+warms it up. `ANYMIND_SOAK_SECONDS` says how long the load lasts, `ANYMIND_SOAK_SEED` who does what.
+"""
+
+import json
+import os
+import random
+import re
+import socket
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from tests.faults.soak_load import Soak
+from tests.live_server import LiveServer
+from tests.processes import descendants
+from tests.waiting import wait_for
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
+]
+
+DRIVER = Path(__file__).with_name("soak_driver.py")
+SLOTS, PLACES = 4, 4  # few, so that load is refused, too, and few threads are to be warmed up
+SETTINGS = {
+    "WORKER_CONCURRENCY": str(SLOTS),
+    "EXECUTION_QUEUE_SIZE": str(PLACES),
+    "EXECUTION_TIMEOUT_SECONDS": "1",
+    "BUILD_TIMEOUT_SECONDS": "3",
+    "EXECUTION_QUEUE_TIMEOUT_SECONDS": "3",
+    "PAYLOAD_MAX_SIZE": "200000",
+    "EXECUTION_LOG_KB": "4",  # or the database would be the most of what is written
+    "MALLOC_ARENA_MAX": "2",  # less that is free and cannot be given back
+}
+SECONDS = float(os.environ.get("ANYMIND_SOAK_SECONDS", "90"))
+SEED = int(os.environ.get("ANYMIND_SOAK_SEED") or random.SystemRandom().randrange(10**6))
+LEAK_SECONDS = 36.0
+
+# What may be more at the end than after the first third. Idle, and with caches emptied, the server
+# holds the same objects before and after: what differs by a few thousand bytes are statements that
+# were prepared for the first time on one of the threads, and holes in the heap. A kilobyte of each
+# request is a megabyte for each thousand, so it is seen however long the load lasts; the fixed part
+# is what the default length, with some thousand requests after the warm-up, is far above.
+SPARE_BYTES = 1_500_000
+SPARE_BYTES_FOR_EACH_REQUEST = 256
+# One of these stays of every request or execution where something leaks; allowed is one of four.
+SPARE_BLOCKS = 4_000
+SPARE_BLOCKS_FOR_EACH_REQUEST = 0.25
+SPARE_DESCRIPTORS = 4
+# The log is cut to 4 MiB when it begins anew; until then it grows by what is written meanwhile.
+MOST_LOG_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An idle server: what each of its processes holds, and what the server says of itself."""
+
+    requests: int
+    rss_bytes: dict[int, int]
+    descriptors: dict[int, int]
+    threads: dict[int, int]
+    gauge: dict[str, Any]
+
+
+@dataclass
+class Rig:
+    """A server under load, and its data folder."""
+
+    live: LiveServer
+    soak: Soak
+    gauge: Path
+
+    def sample(self) -> Sample:
+        """Look at every process once nothing is under way."""
+        wait_for(self._is_idle, "the server to become idle")
+        held = self._ask_gauge()
+        pids = {self.live.process.pid, *descendants(self.live.process.pid)}
+        return Sample(
+            self.soak.requests,
+            {pid: _resident_bytes(pid) for pid in pids},
+            {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in pids},
+            {pid: len(os.listdir(f"/proc/{pid}/task")) for pid in pids},
+            held,
+        )
+
+    def _is_idle(self) -> bool:
+        return not self.unfinished() and not self._sockets_of_clients() and not self._children()
+
+    def unfinished(self) -> list[Any]:
+        """Return the rows that have not come to an end."""
+        return self.select(
+            "SELECT 'version', id, status FROM agent_version WHERE status IN ('queued', 'building')"
+            " UNION ALL "
+            "SELECT 'execution', id, status FROM execution WHERE status IN ('pending', 'running')"
+        )
+
+    def select(self, query: str) -> list[Any]:
+        """Ask the database, as another program."""
+        path = self.live.data / "anymind.sqlite3"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return db.execute(query).fetchall()
+
+    def _sockets_of_clients(self) -> list[str]:
+        port = int(self.live.url.rpartition(":")[2])
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        established = "01"
+        return [
+            line
+            for line in lines
+            if line.split()[1].endswith(f":{port:04X}") and line.split()[3] in (established, "08")
+        ]
+
+    def _children(self) -> set[int]:
+        """Return the processes that came after the server's own, of agents and readings."""
+        return descendants(self.live.process.pid) - self.own
+
+    def note_own_processes(self) -> None:
+        """Remember those of a server that nobody has used yet."""
+        self.own = descendants(self.live.process.pid)
+
+    def _ask_gauge(self) -> Any:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.gauge))
+            with connection.makefile() as answer:
+                return json.load(answer)
+
+
+def _resident_bytes(pid: int) -> int:
+    """Return the memory of its own and its share of what it has in common (proc(5))."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    assert match
+    return int(match[1]) * 1024
+
+
+@contextmanager
+def soaking(folder: Path, *, leak: str | None = None, seed: int = SEED) -> Iterator[Rig]:
+    """Start a server with users who have not begun yet."""
+    gauge = folder / "gauge"
+    orders = json.dumps({"gauge": str(gauge), "leak": leak})
+    program = (sys.executable, str(DRIVER), orders)
+    with LiveServer(folder / "data", settings=SETTINGS, program=program) as live:
+        rig = Rig(live, Soak(live.api, seed), gauge)
+        rig.note_own_processes()
+        rig.soak.users[0].fill(SLOTS + PLACES)
+        yield rig
+
+
+def samples_of(rig: Rig, seconds: float) -> list[Sample]:
+    """Make load for so long, with pauses, and return what was seen from a third of it on."""
+    samples = []
+    parts = 3 * max(1, round(seconds / 180))
+    for _ in range(parts):
+        with rig.soak.running():
+            Event().wait(seconds / parts)
+        samples.append(rig.sample())
+        _report(samples[-1])
+    return samples[parts // 3 - 1 :]
+
+
+def _report(sample: Sample) -> None:
+    held = ", ".join(
+        f"{rss >> 10} KB {sample.descriptors[pid]} fds {sample.threads[pid]} threads"
+        for pid, rss in sorted(sample.rss_bytes.items())
+    )
+    gauge = f"{sample.gauge['blocks']} blocks {sample.gauge['objects']} objects"
+    print(f"after {sample.requests} requests: {held}; {gauge}")
+
+
+def growth(first: Sample, last: Sample) -> list[str]:
+    """Return what has grown more than it may."""
+    count = last.requests - first.requests
+    if last.rss_bytes.keys() != first.rss_bytes.keys():
+        return [f"processes: {sorted(first.rss_bytes)} became {sorted(last.rss_bytes)}"]
+    bytes_allowed = SPARE_BYTES + SPARE_BYTES_FOR_EACH_REQUEST * count
+    found = []
+    for pid in first.rss_bytes:
+        more = last.rss_bytes[pid] - first.rss_bytes[pid]
+        if more > bytes_allowed:
+            found.append(f"memory of {pid}: {more:,} bytes more in {count} requests")
+        if last.descriptors[pid] - first.descriptors[pid] > SPARE_DESCRIPTORS:
+            found.append(f"descriptors of {pid}: {first.descriptors} became {last.descriptors}")
+        if last.threads[pid] > first.threads[pid]:
+            found.append(f"threads of {pid}: {first.gauge['threads']} {last.gauge['threads']}")
+    for name in ("blocks", "objects"):
+        more = last.gauge[name] - first.gauge[name]
+        if more > SPARE_BLOCKS + SPARE_BLOCKS_FOR_EACH_REQUEST * count:
+            found.append(f"{name}: {more} more in {count} requests")
+    return found
+
+
+def leftovers(rig: Rig) -> list[str]:
+    """Return the rows and files that an idle server should not have."""
+    data = rig.live.data
+    found = [f"unfinished: {row}" for row in rig.unfinished()]
+    agents = {str(number) for (number,) in rig.select("SELECT id FROM agent")}
+    named = {
+        data / "artifacts" / p for (p,) in rig.select("SELECT tarball_path FROM agent_version")
+    }
+    found += [
+        f"litter: {path}"
+        for path in (
+            *data.glob("artifacts/.incoming/*"),
+            *data.glob("artifacts/.trash/*"),
+            *data.glob("run/scratch/*"),
+            *(path for path in data.glob("run/tmp*")),
+            *(path for path in data.glob("artifacts/agents/*") if path.name not in agents),
+            *(path for path in data.glob("code/*") if path.name not in agents),
+            *(path for path in data.glob("artifacts/agents/*/*/*") if path not in named),
+        )
+    ]
+    for log in data.glob("*-wal"):
+        if log.stat().st_size > MOST_LOG_BYTES:
+            found.append(f"{log.name}: {log.stat().st_size:,} bytes")
+    return found
+
+
+def test_nothing_grows_under_mixed_load(tmp_path: Path) -> None:
+    print(f"\nANYMIND_SOAK_SEED={SEED} ANYMIND_SOAK_SECONDS={SECONDS:g}")
+    with soaking(tmp_path) as rig:
+        samples = samples_of(rig, SECONDS)
+        print(dict(rig.soak.answers))
+        assert not rig.soak.failures
+        assert not leftovers(rig)
+        assert not growth(samples[0], samples[-1])
+    assert not _complaints(rig.live.output)
+    # Every part of the load came about, or the rest would prove little.
+    assert {"200", "201", "202", "204", "400", "401", "404"} <= rig.soak.answers.keys()
+    assert {"completed", "failed", "cancelled"} == _ends(tmp_path / "data")
+
+
+def _complaints(output: str) -> list[str]:
+    return [line for line in output.splitlines() if " ERROR " in line or "CRITICAL" in line]
+
+
+def _ends(data: Path) -> set[str]:
+    with closing(sqlite3.connect(data / "anymind.sqlite3")) as db:
+        return {status for (status,) in db.execute("SELECT DISTINCT status FROM execution")}
+
+
+@pytest.mark.parametrize("leak", ["bytes_for_each_request", "row_for_each_execution"])
+def test_a_leak_of_memory_is_found(leak: str, tmp_path: Path) -> None:
+    with soaking(tmp_path, leak=leak) as rig:
+        samples = samples_of(rig, LEAK_SECONDS)
+    assert growth(samples[0], samples[-1])
