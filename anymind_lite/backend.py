@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from anymind_lite.archive import ArchiveLimits
@@ -21,7 +22,7 @@ from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
 from anymind_lite.services.executor import Executor
-from anymind_lite.services.idempotency import forget_expired
+from anymind_lite.services.idempotency import STEADY_SECONDS, forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
 from anymind_lite.services.readiness import Readiness, check_readiness
 from anymind_lite.services.recovery import (
@@ -30,7 +31,7 @@ from anymind_lite.services.recovery import (
     recover_at_start,
     requeue_orphans,
 )
-from anymind_lite.services.retention import Keep, Retention
+from anymind_lite.services.retention import Keep, Retention, SteadyClock
 from anymind_lite.services.slots import SlotPool
 from anymind_lite.storage import ArtifactStore, DiskReserve
 from anymind_lite.tasks import BuildQueue
@@ -152,7 +153,8 @@ class Backend:
         self.retention.begin()
         undo(_every(_RETENTION_SECONDS, self.retention.sweep, name="retention"))
         undo(self.retention.interrupt)
-        undo(_every(_FORGET_SECONDS, forget_expired, name="idempotency-keys"))
+        forget = partial(forget_expired, SteadyClock(steady_seconds=STEADY_SECONDS))
+        undo(_every(_FORGET_SECONDS, forget, name="idempotency-keys"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.begin()

@@ -72,9 +72,12 @@ class SteadyClock:
         self,
         now: Callable[[], datetime] = utc_now,
         elapsed: Callable[[], float] = seconds_since_boot,
+        *,
+        steady_seconds: float = _STEADY_SECONDS,
     ) -> None:
         self._now = now
         self._elapsed = elapsed
+        self._steady_seconds = steady_seconds
         self._offset: float | None = None
         self._since = 0.0
 
@@ -84,7 +87,7 @@ class SteadyClock:
         offset = now.timestamp() - elapsed
         if self._offset is None or abs(offset - self._offset) > _STEP_SECONDS:
             self._offset, self._since = offset, elapsed
-        return now, elapsed - self._since >= _STEADY_SECONDS
+        return now, elapsed - self._since >= self._steady_seconds
 
 
 class Retention:

@@ -13,6 +13,7 @@ from anymind_lite.clock import utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.models import AgentVersion, Execution, IdempotencyKey
 from anymind_lite.services.idempotency import forget_expired
+from anymind_lite.services.retention import SteadyClock
 from anymind_lite.services.slots import SlotPool
 from tests.api.conftest import (
     ECHO_ARCHIVE,
@@ -239,17 +240,40 @@ def test_key_holds_for_a_day(
     client: FlaskClient,
     alice: Person,
     echo: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = body_of(execute(client, alice, echo, "k"), 201)
     for hours, is_same in ((-48, True), (23.9, True), (24.1, False)):
         later = utc_now() + timedelta(hours=hours)
-        with monkeypatch.context() as patch:
-            patch.setattr("anymind_lite.services.idempotency.utc_now", lambda at=later: at)
-            forget_expired()
+        forget_expired(SteadyClock(lambda at=later: at, steady_seconds=0))  # type: ignore[misc]
         again = body_of(execute(client, alice, echo, "k"), 201)
         assert (again["id"] == first["id"]) is is_same
     assert get(client, alice, first["id"])["status"] == "completed"
+
+
+def test_clock_that_stepped_ends_no_key(client: FlaskClient, alice: Person, echo: int) -> None:
+    first = body_of(execute(client, alice, echo, "k"), 201)
+    now, elapsed = utc_now(), 0.0
+    clock = SteadyClock(lambda: now, lambda: elapsed, steady_seconds=3600)
+    for seconds, step, is_same in (
+        (3600, timedelta(0), True),
+        (600, timedelta(days=54 * 365), True),
+        (3000, timedelta(0), True),
+        (600, timedelta(0), False),  # believed, after an hour
+    ):
+        elapsed += seconds
+        now += timedelta(seconds=seconds) + step
+        forget_expired(clock)
+        again = body_of(execute(client, alice, echo, "k"), 201)
+        assert (again["id"] == first["id"]) is is_same
+
+
+def test_key_of_a_clock_that_stood_in_the_future_is_forgotten(
+    client: FlaskClient, alice: Person, echo: int
+) -> None:
+    first = body_of(execute(client, alice, echo, "k"), 201)
+    now = utc_now() - timedelta(days=54 * 365)
+    forget_expired(SteadyClock(lambda: now, steady_seconds=0))
+    assert body_of(execute(client, alice, echo, "k"), 201)["id"] != first["id"]
 
 
 def test_key_and_row_are_written_together(

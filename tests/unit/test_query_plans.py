@@ -128,7 +128,7 @@ STATEMENTS: dict[str, Callable[[World], object]] = {
     "repair of builds": lambda _: requeue_orphans(()),
     "repair of executions": lambda _: close_orphans(()),
     "hints": lambda _: hint_queued(EmptyQueue()),  # type: ignore[arg-type]
-    "idempotency keys": lambda _: forget_expired(),
+    "idempotency keys": lambda _: forget_expired(retention.SteadyClock(steady_seconds=0)),
     "retention": lambda _: retention.Retention(retention.Keep(days=1, count=1)).sweep(),
 }
 
