@@ -1,10 +1,11 @@
 """Starts the server under a clock of the day that another process can set.
 
-`clock_driver.py ORDERS serve ...`, where ORDERS is JSON: `offset` is a file with one double, the
-seconds that this process's clock is ahead, and `mutants` are names in `MUTANTS`. Everything in this
-process reads that clock: the product, its libraries, logging. `time.monotonic` stays as it is,
-which is what a step of the machine's clock does, too. The zygote, the reader and agents keep the
-machine's clock.
+`clock_driver.py ORDERS serve ...`, where ORDERS is JSON: `shared` is a file with two doubles, and
+`mutants` are names in `MUTANTS`. The first double is how many seconds this process's clock is
+ahead; the second counts how often it has looked for what is too old to be kept, which it does all
+the time. Everything in this process reads that clock: the product, its libraries, logging.
+`time.monotonic` stays as it is, as it does when the machine's clock steps. The zygote, the reader
+and agents keep the machine's clock.
 """
 
 import datetime
@@ -22,10 +23,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 
-def set_clock(path: str) -> None:
+_SWEEP_SECONDS = 0.05
+
+
+def open_shared(path: str) -> mmap.mmap:
+    """Return the two numbers that the test shares."""
+    with Path(path).open("r+b") as file:
+        return mmap.mmap(file.fileno(), 16)
+
+
+def set_clock(shared: mmap.mmap) -> None:
     """Replace what Python has for reading the clock; before anything imports it by name."""
-    with Path(path).open("rb") as file:
-        shared = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
     real_time, real_datetime = time.time, datetime.datetime
 
     def now() -> float:
@@ -49,18 +57,50 @@ def set_clock(path: str) -> None:
     datetime.datetime = SteppedDatetime  # type: ignore[misc]
 
 
+def _replace(owner: object, name: str, value: object) -> None:
+    """Set a name that must be there."""
+    assert hasattr(owner, name), name
+    setattr(owner, name, value)
+
+
+def sweep_often(shared: mmap.mmap) -> None:
+    """Look all the time for what is too old, and count it."""
+    from anymind_lite import backend
+    from anymind_lite.services.retention import Retention
+
+    sweep = Retention.sweep
+
+    def sweep_and_count(retention: Retention) -> int:
+        removed = sweep(retention)
+        (count,) = struct.unpack("d", shared[8:])
+        shared[8:] = struct.pack("d", count + 1)
+        return removed
+
+    _replace(backend, "_RETENTION_SECONDS", _SWEEP_SECONDS)
+    _replace(backend, "_FORGET_SECONDS", _SWEEP_SECONDS)
+    _replace(Retention, "sweep", sweep_and_count)
+
+
+def believed_clock() -> None:
+    """What is old is judged by the clock as it stands."""
+    from anymind_lite.services.retention import SteadyClock
+
+    read = SteadyClock.read
+    _replace(SteadyClock, "read", lambda clock: (read(clock)[0], True))
+
+
 def wall_clock_deadlines() -> None:
     """Deadlines of jobs are instants of the day."""
     from anymind_lite.sandbox.in_server import conversation
 
-    vars(conversation)["time"] = SimpleNamespace(monotonic=time.time)
+    _replace(conversation, "time", SimpleNamespace(monotonic=time.time))
 
 
 def wall_clock_limits() -> None:
     """Attempts are counted in windows that end at an instant of the day."""
     from anymind_lite.routes import _limits
 
-    vars(_limits)["_STORAGE"] = "memory://"
+    _replace(_limits, "_STORAGE", "memory://")
 
 
 def tokens_with_birthdays() -> None:
@@ -76,19 +116,27 @@ def tokens_with_birthdays() -> None:
         kwargs["options"] = {**kwargs["options"], "verify_iat": True}
         return decode(token, *args, **kwargs)
 
-    jwt.encode, jwt.decode = encode_with_iat, decode_strictly  # type: ignore[assignment]
+    _replace(jwt, "encode", encode_with_iat)
+    _replace(jwt, "decode", decode_strictly)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__: mutant
-    for mutant in (wall_clock_deadlines, wall_clock_limits, tokens_with_birthdays)
+    for mutant in (
+        believed_clock,
+        wall_clock_deadlines,
+        wall_clock_limits,
+        tokens_with_birthdays,
+    )
 }
 
 
 def main() -> None:
     """Follow the orders, then be the server's command line."""
     orders = json.loads(sys.argv.pop(1))
-    set_clock(orders["offset"])
+    shared = open_shared(orders["shared"])
+    set_clock(shared)
+    sweep_often(shared)
     for name in orders["mutants"]:
         MUTANTS[name]()
     from anymind_lite.cli import main as command_line

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from anymind_lite.services.retention import ALWAYS_KEPT
 from tests.live_server import Answer, Api, LiveServer, pack_agent
 from tests.waiting import wait_for
 
@@ -57,6 +58,14 @@ class Clocked:
         """Set its clock to so much from the true time."""
         self.shared[:8] = struct.pack("d", by.total_seconds())
 
+    def wait_for_sweeps(self) -> None:
+        """Wait until it has looked for what is too old, from now on."""
+        before = self._sweeps()
+        wait_for(lambda: self._sweeps() >= before + 3, "sweeps")
+
+    def _sweeps(self) -> float:
+        return float(struct.unpack("d", self.shared[8:])[0])
+
 
 @contextmanager
 def clocked(
@@ -67,10 +76,10 @@ def clocked(
     is_killed: bool = False,
 ) -> Iterator[Clocked]:
     """Start a server on the folder's data, its clock so far off."""
-    offset = folder / "offset"
-    offset.write_bytes(struct.pack("d", off.total_seconds()))
-    orders = json.dumps({"offset": str(offset), "mutants": mutants})
-    with offset.open("r+b") as file, mmap.mmap(file.fileno(), 8) as shared:
+    path = folder / "shared"
+    path.write_bytes(struct.pack("dd", off.total_seconds(), 0))
+    orders = json.dumps({"shared": str(path), "mutants": mutants})
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 16) as shared:
         live = LiveServer(
             folder / "data",
             settings={**SETTINGS, **(settings or {})},
@@ -182,7 +191,9 @@ def wrong_with_work(folder: Path, step: timedelta, *mutants: str) -> list[str]:
         expect(plain.answer.json["status"] == "completed", plain.answer.body)
         expect(api.wait_for_build(slow["agent_id"], slow["id"])["status"] == "ready", slow)
 
-        newer = api.execute(agent_id).json["id"]
+        row = api.execute(agent_id).json
+        newer = row["id"]
+        expect(_is_near(datetime.fromisoformat(row["created_at"]), step), row)
         for name in ("/ready", "/health"):
             expect(api.call("GET", name).status == 200, name)
         rows = api.call("GET", "/api/v1/runtime/executions").json
@@ -205,7 +216,8 @@ def test_what_is_under_way_ends_as_ever(step: timedelta, tmp_path: Path) -> None
 
 
 def test_deadlines_by_the_clock_of_the_day_are_found(tmp_path: Path) -> None:
-    assert wrong_with_work(tmp_path, AHEAD, "wall_clock_deadlines")
+    found = wrong_with_work(tmp_path, AHEAD, "wall_clock_deadlines")
+    assert any("'status': 'failed'" in line for line in found), found
 
 
 # Who may come in ----------------------------------------------------------------------------------
@@ -308,6 +320,33 @@ def test_load_is_refused_for_seconds_and_nothing_is_done_twice(
         again = begin(api, agent_id, 0.2, **{"Idempotency-Key": "once"})
         assert again.headers["Idempotent-Replayed"] == "true"
         assert again.json["id"] == first.json["id"]
+
+
+def lost_by(folder: Path, step: timedelta, *mutants: str) -> list[str]:
+    """Set the clock beside more executions than are kept in any case; return what is gone."""
+    with clocked(folder, *mutants, settings={"EXECUTION_RETENTION_DAYS": "1"}) as server:
+        api = server.live.api.new_user("person")
+        agent_id = api.deploy(pack_agent(SLEEPER))
+        path, headers = f"/api/v1/runtime/{agent_id}/execute", {"Idempotency-Key": "once"}
+        keyed = api.call("POST", path, {"payload": {}}, headers=headers).json["id"]
+        first = api.execute(agent_id).json["id"]
+        for _ in range(ALWAYS_KEPT):
+            assert api.execute(agent_id).status == 201
+        server.set_off(step)
+        server.wait_for_sweeps()
+        again = api.call("POST", path, {"payload": {}}, headers=headers)
+        lost = [] if again.json["id"] == keyed else ["key"]
+        path = f"/api/v1/runtime/executions/{first}"
+        return lost if api.call("GET", path).status == 200 else [*lost, "execution"]
+
+
+@STEPS
+def test_nothing_is_too_old_because_of_a_step(step: timedelta, tmp_path: Path) -> None:
+    assert lost_by(tmp_path, step) == []
+
+
+def test_a_clock_that_is_believed_at_once_is_found(tmp_path: Path) -> None:
+    assert lost_by(tmp_path, AHEAD, "believed_clock") == ["key", "execution"]
 
 
 @pytest.mark.parametrize(
