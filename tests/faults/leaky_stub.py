@@ -1,4 +1,4 @@
-"""The sandbox's stub, with a zygote that keeps one descriptor of each job; see `soak_driver.py`."""
+"""The sandbox's stub, with a zygote that keeps two descriptors of each job."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ _receive = vars(zygote)["receive_message"]
 
 def _receive_and_keep(control: Any) -> Any:
     message, fds = _receive(control)
-    os.dup(fds[0])
+    os.pipe()  # no copy of what came: the server would wait for the end of it
     return message, fds
 
 

@@ -1,7 +1,7 @@
-"""Starts the server with a gauge, and with a leak where one is named.
+"""Starts the server with a gauge, and with leaks where they are named.
 
-`soak_driver.py ORDERS serve ...`, where ORDERS is JSON: `gauge` is the path of a socket, `leak` a
-name in `LEAKS` or null. Product code stays as it is: its functions are wrapped from outside.
+`soak_driver.py ORDERS serve ...`, where ORDERS is JSON: `gauge` is the path of a socket, `leaks`
+are names in `LEAKS`. Product code stays as it is: its functions are wrapped from outside.
 """
 
 import ctypes
@@ -52,10 +52,21 @@ def _held() -> dict[str, Any]:
     ctypes.CDLL(None).malloc_trim(0)
     return {
         "bytes": _bytes_in_use(),
+        "sqlite_bytes": _bytes_of_sqlite(),
         "blocks": sys.getallocatedblocks(),
         "objects": len(gc.get_objects()),
         "threads": sorted(thread.name for thread in threading.enumerate()),
     }
+
+
+def _bytes_of_sqlite() -> int:
+    """Return how much of that SQLite has; 0 where it is not a library of its own."""
+    try:
+        memory_used = ctypes.CDLL("libsqlite3.so.0").sqlite3_memory_used
+    except OSError:
+        return 0
+    memory_used.restype = ctypes.c_int64
+    return int(memory_used())
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -116,11 +127,11 @@ def bytes_for_each_request() -> None:
     _after(Flask, "full_dispatch_request", lambda: _kept.append(bytearray(1024)))
 
 
-def row_for_each_execution() -> None:
-    """A small object stays of each execution, as in a dictionary that is never cleaned."""
+def objects_for_each_execution() -> None:
+    """Some objects stay of each execution: its row, say, with what is in it."""
     from anymind_lite.services import executions
 
-    _after(executions, "finish_execution", lambda: _kept.append({"id": object()}))
+    _after(executions, "finish_execution", lambda: _kept.append([[n] for n in range(20)]))
 
 
 def descriptor_for_each_execution() -> None:
@@ -151,7 +162,7 @@ LEAKS: dict[str, Callable[[], None]] = {
     leak.__name__: leak
     for leak in (
         bytes_for_each_request,
-        row_for_each_execution,
+        objects_for_each_execution,
         descriptor_for_each_execution,
         thread_for_each_build,
         descriptor_of_the_zygote,
@@ -162,8 +173,8 @@ LEAKS: dict[str, Callable[[], None]] = {
 def main() -> None:
     """Follow the orders, then be the server's command line."""
     orders = json.loads(sys.argv.pop(1))
-    if orders["leak"]:
-        LEAKS[orders["leak"]]()
+    for name in orders["leaks"]:
+        LEAKS[name]()
     Gauge(orders["gauge"]).start()
     from anymind_lite.cli import main as command_line
 
