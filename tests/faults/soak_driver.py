@@ -131,7 +131,7 @@ def objects_for_each_execution() -> None:
     """Some objects stay of each execution: its row, say, with what is in it."""
     from anymind_lite.services import executions
 
-    _after(executions, "finish_execution", lambda: _kept.append([[n] for n in range(20)]))
+    _after(executions, "finish_execution", lambda: _kept.append([[n] for n in range(40)]))
 
 
 def descriptor_for_each_execution() -> None:
