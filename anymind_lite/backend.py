@@ -22,7 +22,7 @@ from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
 from anymind_lite.services.executor import Executor
-from anymind_lite.services.idempotency import forget_expired
+from anymind_lite.services.idempotency import STEADY_SECONDS, forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
 from anymind_lite.services.readiness import Readiness, check_readiness
 from anymind_lite.services.recovery import (
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
 _FORGET_SECONDS = 600.0
-# Laptops run for hours; a network corrects a clock within minutes.
-_STEADY_SECONDS_FOR_KEYS = 3600.0
 _LAST_ROWS_SECONDS = 10.0
 _RETENTION_SECONDS = 300.0
 
@@ -74,7 +72,7 @@ class Backend:
         reserve = settings.disk_reserve_bytes
         self.disk = DiskReserve(*on_data, reserve_bytes=reserve)
         self.upload_disk = DiskReserve(*on_data, settings.storage_path, reserve_bytes=reserve)
-        self._key_clock = SteadyClock(_STEADY_SECONDS_FOR_KEYS)
+        self._key_clock = SteadyClock(STEADY_SECONDS)
         self.retention = Retention(
             Keep(settings.execution_retention_days, settings.execution_retention_count)
         )

@@ -1,5 +1,6 @@
 """Files that survive a power cut, and trees that go away whatever an agent made of them."""
 
+import contextlib
 import os
 import secrets
 import stat
@@ -99,8 +100,9 @@ def remove_tree(path: Path) -> None:
 
     Never follows a link, and stays flat: an inner folder is moved up beside the others before it is
     read, so 5,000 nested folders need neither recursion nor descriptors (`shutil.rmtree` fails on
-    them before Python 3.13). Nothing may write to the tree meanwhile. Raises OSError, also for what
-    is no folder or only a link to one.
+    them before Python 3.13). Nothing may write to the tree meanwhile, but others may remove it, as
+    where an agent is deleted while its build ends. Raises OSError, also for what is no folder or
+    only a link to one.
     """
     try:
         top = open_closed_dir(path)
@@ -110,21 +112,28 @@ def remove_tree(path: Path) -> None:
         _empty(top)
     finally:
         os.close(top)
-    path.rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()
 
 
 def _empty(top: int) -> None:
     while names := os.listdir(top):
         for name in names:
-            if not _is_dir(name, top):
-                os.unlink(name, dir_fd=top)
-                continue
-            inner = open_closed_dir(name, dir_fd=top)
-            try:
-                _lift_folders(inner, top)
-            finally:
-                os.close(inner)
-            os.rmdir(name, dir_fd=top)
+            # Somebody else has removed it, or a part of it: what is left is listed again.
+            with contextlib.suppress(FileNotFoundError):
+                _remove(name, top)
+
+
+def _remove(name: str, top: int) -> None:
+    if not _is_dir(name, top):
+        os.unlink(name, dir_fd=top)
+        return
+    inner = open_closed_dir(name, dir_fd=top)
+    try:
+        _lift_folders(inner, top)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=top)
 
 
 def open_closed_dir(path: Path | str, dir_fd: int | None = None) -> int:

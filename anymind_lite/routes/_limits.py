@@ -13,11 +13,14 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from flask_limiter import Limiter, RequestLimit
 from limits import RateLimitItem, parse
+from limits.storage import Storage
 from limits.strategies import RateLimiter
 
 from anymind_lite.errors import NotAuthenticated
 
 _IPV6_CUSTOMER_BITS = 64  # what one customer gets at least (RFC 6177)
+_STORAGE = "steady://"  # `SteadyCounts`
+_SWEEP_SECONDS = 60.0
 
 
 def limit_sign_in(app: Flask, *, login: str | None, register: str | None) -> None:
@@ -25,7 +28,7 @@ def limit_sign_in(app: Flask, *, login: str | None, register: str | None) -> Non
 
     The view runs only when the limit is not reached: an attacker past it costs no bcrypt.
     """
-    limiter = Limiter(client_network, app=app, storage_uri="memory://", on_breach=_refuse_limit)
+    limiter = Limiter(client_network, app=app, storage_uri=_STORAGE, on_breach=_refuse_limit)
     views: dict[str, Any] = app.view_functions
     if login is not None:
         attempts = FailedAttempts(parse(login), limiter.limiter)
@@ -56,6 +59,66 @@ class LimitReached(Exception):
     def __init__(self, reset_at: float) -> None:
         super().__init__()
         self.reset_at = reset_at
+
+
+class SteadyCounts(Storage):
+    """Counts in this process, in windows that last as long as they say.
+
+    Those of `limits` end at an instant of the day: after a clock was set back by two days, whoever
+    had no attempt left would have none for two days. (test_clock_steps_lock_nobody_out)
+    """
+
+    STORAGE_SCHEME = ["steady"]  # noqa: RUF012 (`limits` declares it so)
+    base_exceptions = ()  # nothing that it does can fail
+
+    def __init__(self, uri: str | None = None, **options: Any) -> None:
+        super().__init__(uri, **options)
+        self._windows: dict[str, tuple[float, int]] = {}  # end, by time.monotonic(); count
+        self._lock = threading.Lock()
+        self._swept_at = time.monotonic()
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        """Count so many more; the first one begins a window of `expiry` seconds."""
+        now = time.monotonic()
+        with self._lock:
+            self._sweep(now)
+            ends_at, count = self._windows.get(key, (now, 0))
+            if ends_at <= now:
+                ends_at, count = now + expiry, 0
+            self._windows[key] = (ends_at, count + amount)
+            return count + amount
+
+    def get(self, key: str) -> int:
+        """Return the count of the present window."""
+        ends_at, count = self._windows.get(key, (0.0, 0))
+        return count if ends_at > time.monotonic() else 0
+
+    def get_expiry(self, key: str) -> float:
+        """Return when the window ends, in seconds since 1970 as the clock stands now."""
+        ends_at, _ = self._windows.get(key, (0.0, 0))
+        return time.time() + max(0.0, ends_at - time.monotonic())
+
+    def check(self) -> bool:
+        """Tell that it works."""
+        return True
+
+    def reset(self) -> int:
+        """Forget everybody; return how many there were."""
+        with self._lock:
+            count = len(self._windows)
+            self._windows.clear()
+        return count
+
+    def clear(self, key: str) -> None:
+        """Forget one."""
+        with self._lock:
+            self._windows.pop(key, None)
+
+    def _sweep(self, now: float) -> None:
+        """Forget windows that have ended, once a minute: every address that tries makes one."""
+        if now - self._swept_at >= _SWEEP_SECONDS:
+            self._swept_at = now
+            self._windows = {key: one for key, one in self._windows.items() if one[0] > now}
 
 
 class FailedAttempts:

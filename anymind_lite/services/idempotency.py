@@ -4,6 +4,10 @@ As the IETF draft "The Idempotency-Key HTTP Header Field" says. A key is the use
 and belongs to one request: what was asked for and with which body, kept as a fingerprint. It is
 written in the transaction that inserts the row which it stands for, so there is never one without
 the other.
+
+A clock that steps forward must not end the day at once, or what is asked for again would be done
+twice: keys are forgotten only when it has run evenly for an hour. Those go, too, that were written
+while it stood far in the future; they would hold until then.
 """
 
 import hashlib
@@ -18,6 +22,9 @@ from anymind_lite.models import UNFINISHED, AgentVersion, Execution, Idempotency
 
 MAX_KEY_CHARS = 255
 _LIFETIME = timedelta(hours=24)
+_FAR_AHEAD = timedelta(days=7)
+# Laptops run for hours; a network corrects a clock within minutes.
+STEADY_SECONDS = 3600.0
 
 Row = TypeVar("Row", Execution, AgentVersion)
 
@@ -111,14 +118,15 @@ def forget(execution_id: int) -> None:
 
 
 def forget_expired(clock: SteadyClock) -> None:
-    """Delete the keys that hold no more; none while the clock may be wrong.
-
-    A clock that jumps ahead would end all of them, and what is asked again would be done twice.
-    """
+    """Delete the keys that hold no more, unless the clock cannot be believed."""
     now, is_steady = clock.read()
-    if is_steady:
-        with write_transaction():
-            IdempotencyKey.delete().where(IdempotencyKey.created_at < now - _LIFETIME).execute()
+    if not is_steady:
+        return
+    with write_transaction():
+        IdempotencyKey.delete().where(
+            (IdempotencyKey.created_at < now - _LIFETIME)
+            | (IdempotencyKey.created_at > now + _FAR_AHEAD)
+        ).execute()
 
 
 def _find(user: User, request: KeyedRequest | None) -> IdempotencyKey | None:

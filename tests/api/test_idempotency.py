@@ -297,15 +297,30 @@ def test_key_holds_for_a_day(client: FlaskClient, alice: Person, echo: int) -> N
     assert get(client, alice, first["id"])["status"] == "completed"
 
 
-def test_clock_that_jumps_ahead_ends_no_key(client: FlaskClient, alice: Person, echo: int) -> None:
-    instants, boot = [utc_now()], [0.0]
-    clock = SteadyClock(3600, now=lambda: instants[0], elapsed=lambda: boot[0])
+def test_clock_that_stepped_ends_no_key(client: FlaskClient, alice: Person, echo: int) -> None:
     first = body_of(execute(client, alice, echo, "k"), 201)
-    clock.read()
-    instants[0] += timedelta(days=54 * 365)
-    boot[0] += 60
-    forget_expired(clock)
-    assert body_of(execute(client, alice, echo, "k"), 201) == first
+    now, elapsed = utc_now(), 0.0
+    clock = SteadyClock(3600, lambda: now, lambda: elapsed)
+    for seconds, step, is_same in (
+        (3600, timedelta(0), True),
+        (600, timedelta(days=54 * 365), True),
+        (3000, timedelta(0), True),
+        (600, timedelta(0), False),  # believed, after an hour
+    ):
+        elapsed += seconds
+        now += timedelta(seconds=seconds) + step
+        forget_expired(clock)
+        again = body_of(execute(client, alice, echo, "k"), 201)
+        assert (again["id"] == first["id"]) is is_same
+
+
+def test_key_of_a_clock_that_stood_in_the_future_is_forgotten(
+    client: FlaskClient, alice: Person, echo: int
+) -> None:
+    first = body_of(execute(client, alice, echo, "k"), 201)
+    now = utc_now() - timedelta(days=54 * 365)
+    forget_expired(SteadyClock(0, lambda: now))
+    assert body_of(execute(client, alice, echo, "k"), 201)["id"] != first["id"]
 
 
 def test_key_and_row_are_written_together(

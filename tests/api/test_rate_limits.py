@@ -1,15 +1,18 @@
 """Log-ins that fail and registrations are bounded, by client address."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import bcrypt
 import pytest
 from flask.testing import FlaskClient
 
+from anymind_lite.routes._limits import SteadyCounts
 from tests.api.conftest import PASSWORD, Person, body_of, detail
 from tests.waiting import DEADLINE_SECONDS
 
@@ -164,3 +167,29 @@ def test_refusal_can_be_read_by_the_browser(limited: FlaskClient) -> None:
     refused(response)
     assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
     assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize("step", [timedelta(days=-2), timedelta(days=54 * 365)])
+def test_clock_steps_lock_nobody_out(
+    limited: FlaskClient, alice: Person, step: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        detail(login(limited, "nobody", "wrong"), 401)
+    now, seconds = time.time, time.monotonic
+    monkeypatch.setattr(time, "time", lambda: now() + step.total_seconds())
+    answer = login(limited, alice.username, PASSWORD)
+    refused(answer)  # nor let in early
+    wait = int(answer.headers["Retry-After"])
+    assert wait <= 60
+    monkeypatch.setattr(time, "monotonic", lambda: seconds() + wait)
+    body_of(login(limited, alice.username, PASSWORD))
+
+
+def test_windows_that_ended_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, seconds = SteadyCounts(), time.monotonic
+    for number in range(100):
+        assert counts.incr(f"address {number}", 60) == 1
+    monkeypatch.setattr(time, "monotonic", lambda: seconds() + 61)
+    assert counts.get("address 1") == 0
+    assert counts.incr("another", 60) == 1
+    assert counts.reset() == 1

@@ -8,7 +8,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -250,6 +252,25 @@ class TestRemoveTree:
         assert names_in(ground) == ["outside"]
         assert names_in(outside) == ["kept"]
         assert (outside / "kept").read_text() == "kept"
+
+    def test_others_may_remove_it_meanwhile(self, tmp_path: Path) -> None:
+        tree = tmp_path / "tree"
+        removers = 4
+        for _ in range(20):
+            for number in range(60):
+                folder = tree / f"a{number % 3}" / f"b{number % 7}" / "c"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"file{number}").touch()
+            begin = threading.Barrier(removers)
+
+            def remove(begin: threading.Barrier = begin) -> None:
+                begin.wait()
+                remove_tree(tree)
+
+            with ThreadPoolExecutor(removers) as threads:
+                for one in [threads.submit(remove) for _ in range(removers)]:
+                    one.result()
+            assert names_in(tmp_path) == []
 
     def test_missing_path_is_no_error(self, tmp_path: Path) -> None:
         remove_tree(tmp_path / "nothing")
