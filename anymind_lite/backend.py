@@ -6,10 +6,10 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from anymind_lite.archive import ArchiveLimits
+from anymind_lite.clock import SteadyClock
 from anymind_lite.config import Settings
 from anymind_lite.credentials import PasswordHasher, load_secret_key
 from anymind_lite.database import open_database, search_damage
@@ -30,8 +30,9 @@ from anymind_lite.services.recovery import (
     hint_queued,
     recover_at_start,
     requeue_orphans,
+    sweep_artifacts,
 )
-from anymind_lite.services.retention import Keep, Retention, SteadyClock
+from anymind_lite.services.retention import Keep, Retention
 from anymind_lite.services.slots import SlotPool
 from anymind_lite.storage import ArtifactStore, DiskReserve
 from anymind_lite.tasks import BuildQueue
@@ -71,6 +72,7 @@ class Backend:
         reserve = settings.disk_reserve_bytes
         self.disk = DiskReserve(*on_data, reserve_bytes=reserve)
         self.upload_disk = DiskReserve(*on_data, settings.storage_path, reserve_bytes=reserve)
+        self._key_clock = SteadyClock(STEADY_SECONDS)
         self.retention = Retention(
             Keep(settings.execution_retention_days, settings.execution_retention_count)
         )
@@ -145,6 +147,7 @@ class Backend:
         undo(database.close_all)
         undo(search_damage(database))
         recover_at_start()
+        sweep_artifacts(self.store)
         self._builder.begin()
         self.build_queue.start()
         undo(self.build_queue.stop)
@@ -153,8 +156,7 @@ class Backend:
         self.retention.begin()
         undo(_every(_RETENTION_SECONDS, self.retention.sweep, name="retention"))
         undo(self.retention.interrupt)
-        forget = partial(forget_expired, SteadyClock(steady_seconds=STEADY_SECONDS))
-        undo(_every(_FORGET_SECONDS, forget, name="idempotency-keys"))
+        undo(_every(_FORGET_SECONDS, self._forget_keys, name="idempotency-keys"))
         undo(self._flush_key_usage)
         undo(_every(_KEY_USAGE_SECONDS, self._flush_key_usage, name="key-usage"))
         self.executor.begin()
@@ -182,6 +184,9 @@ class Backend:
             self.key_usage.flush()
         except Exception:
             logger.exception("event=key_usage_not_written")
+
+    def _forget_keys(self) -> None:
+        forget_expired(self._key_clock)
 
     def readiness(self) -> Readiness:
         """Tell whether every part can do its work now."""

@@ -4,6 +4,7 @@ Durations use `time.monotonic()`; instants that are stored or shown come from he
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 
@@ -27,3 +28,34 @@ def seconds_since_boot() -> float:
     """
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+# An even clock drifts by seconds a day; who corrects one that was off by less harms no row.
+_STEP_SECONDS = 600.0
+
+
+class SteadyClock:
+    """Tells for how long the clock of the day has run as evenly as the one since boot."""
+
+    def __init__(
+        self,
+        steady_seconds: float,
+        now: Callable[[], datetime] = utc_now,
+        elapsed: Callable[[], float] = seconds_since_boot,
+    ) -> None:
+        self._steady_seconds = steady_seconds
+        self._now = now
+        self._elapsed = elapsed
+        self._offset: float | None = None
+        self._since = 0.0
+
+    def read(self) -> tuple[datetime, bool]:
+        """Return the present instant, and whether what it says of ages may be believed.
+
+        It may when the clock has run evenly for `steady_seconds`, as far as this was asked.
+        """
+        now, elapsed = self._now(), self._elapsed()
+        offset = now.timestamp() - elapsed
+        if self._offset is None or abs(offset - self._offset) > _STEP_SECONDS:
+            self._offset, self._since = offset, elapsed
+        return now, elapsed - self._since >= self._steady_seconds

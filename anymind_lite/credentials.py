@@ -148,4 +148,5 @@ def _stored_secret_key(path: Path) -> str | None:
 def _make_secret_key(path: Path) -> str:
     key = secrets.token_hex(_SECRET_KEY_BYTES)
     write_durable(path, key.encode() + b"\n", mode=0o600)
+    logger.info("event=secret_key_made effect=all_tokens_void")
     return key

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peewee import DatabaseError, DatabaseProxy, ModelSelect, SqliteDatabase
+from peewee import DatabaseError, DatabaseProxy, ModelSelect, OperationalError, SqliteDatabase
 from playhouse.migrations import Runner
 
 from anymind_lite.clock import utc_now
@@ -45,6 +45,9 @@ _PRAGMAS = {
     "mmap_size": 0,
 }
 _LOCK_TIMEOUT_SECONDS = 10
+# Where another program keeps the database locked, each writer waits for it in turn: without an end
+# to the turns the last of a crowd would wait for minutes.
+_TURN_TIMEOUT_SECONDS = 30
 # What is checked before the server serves: all of a file of this size, which takes half a second,
 # and of a larger one every table but the one that grows with use.
 _WHOLE_CHECK_BYTES = 32 << 20
@@ -113,14 +116,25 @@ def _check_health(opened: ServerDatabase, path: Path) -> None:
     try:
         verdict = _quick_check(opened, path)
     except (DatabaseError, sqlite3.DatabaseError) as exc:  # Peewee's own, and of a later row
-        raise StartupError(
-            f"The database {path} cannot be read ({exc}). "
-            "Restore it from a backup, or move it away."
-        ) from exc
+        raise StartupError(_why_unreadable(path, exc)) from exc
     if verdict != "ok":
-        raise StartupError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
+        what = " ".join(verdict.split())  # it may have several lines
+        raise StartupError(f"The database {path} is damaged ({what}). Restore it from a backup.")
     if opened.is_checked_whole:
         _damage_note(path).unlink(missing_ok=True)
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    # On a full disk too there is an "I/O error": SQLite has no room for the index of its log, and
+    # nothing is wrong with the database. (test_a_server_on_a_full_disk_starts_or_says_why_not)
+    if is_disk_full(error) or "disk I/O error" in str(error):
+        return (
+            f"The database {path} cannot be opened ({error}). Its disk is full or fails: "
+            "make room, or see the system's log, and start again."
+        )
+    return (
+        f"The database {path} cannot be read ({error}). Restore it from a backup, or move it away."
+    )
 
 
 def _quick_check(opened: ServerDatabase, path: Path) -> str:
@@ -307,15 +321,21 @@ def write_transaction() -> Iterator[None]:
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
     the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
-    Keep the block short: no agent code, no file, no network inside. Raises DatabaseDamaged.
+    Keep the block short: no agent code, no file, no network inside. Raises DatabaseDamaged,
+    and OperationalError when its turn does not come.
     """
     if database.damage:
         raise DatabaseDamaged(
             "The server's database is damaged and takes no changes; it must be restored from a "
             "backup"
         )
-    with _write_lock, database.atomic("IMMEDIATE"):
-        yield
+    if not _write_lock.acquire(timeout=_TURN_TIMEOUT_SECONDS):
+        raise OperationalError("database is locked")
+    try:
+        with database.atomic("IMMEDIATE"):
+            yield
+    finally:
+        _write_lock.release()
 
 
 class PreparedSelect:
@@ -341,13 +361,30 @@ class PreparedSelect:
 
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error, or one that it hides, is a full disk or an exhausted quota."""
-    # Peewee's own ROLLBACK fails after SQLITE_FULL and hides the cause behind its error.
+    return any(
+        "database or disk is full" in str(one) or getattr(one, "errno", 0) in _FULL_ERRNOS
+        for one in _with_hidden(error)
+    )
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether an error, or one that it hides, is another program's lock on the database."""
+    return any(
+        isinstance(one, OperationalError | sqlite3.OperationalError)
+        and "database is locked" in str(one)
+        for one in _with_hidden(error)
+    )
+
+
+def _with_hidden(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it hides.
+
+    Peewee's own ROLLBACK fails after SQLITE_FULL and hides the cause behind its error.
+    """
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()
-        if "database or disk is full" in str(one) or getattr(one, "errno", 0) in _FULL_ERRNOS:
-            return True
+        yield one
         seen.add(id(one))
         hidden = (one.__cause__, one.__context__)
         waiting += [each for each in hidden if each is not None and id(each) not in seen]
-    return False

@@ -42,8 +42,13 @@ def make_dir_durable(path: Path, mode: int = 0o700) -> None:
 
 
 def write_durable(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace a small file as a whole: after a power cut it holds the old content or the new."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Replace a small file as a whole: after a power cut it holds the old content or the new.
+
+    One writer at a time: the temporary name is the same each time, so that what a killed process
+    left is replaced by the next.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -11,7 +11,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from anymind_lite.sandbox.protocol import let_agents_pass
 logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 20
+_TRASH_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class ArtifactStore:
         self._root = root
         self._is_tar_gz = is_tar_gz
         self._incoming = root / ".incoming"
+        # Below the root, which may be a disk of its own: only so is moving a file there a rename.
+        self._trash = root / ".trash"
         self._code_root = code_root
         self._max_upload_bytes = max_upload_bytes
 
@@ -102,6 +106,39 @@ class ArtifactStore:
         finally:
             temporary.unlink(missing_ok=True)
         return SavedArtifact(path, sha256, size)
+
+    def sweep(self, named: Container[str]) -> int:
+        """Move artifacts that no row names to the trash; return how many.
+
+        `named` holds the paths of all rows. Only at start, when no upload is about to get its row.
+        What has been in the trash for a week is deleted, and so are folders of agents that are
+        empty. Raises OSError.
+        """
+        self._empty_trash(time.time() - _TRASH_SECONDS)
+        count = 0
+        for folder in list(self._root.glob("agents/*/artifacts")):
+            for file in list(folder.iterdir()):
+                if str(file.relative_to(self._root)) not in named:
+                    self._move_to_trash(file)
+                    count += 1
+        self._remove_empty_folders()
+        return count
+
+    def _empty_trash(self, oldest: float) -> None:
+        self._trash.mkdir(mode=0o700, exist_ok=True)
+        for file in list(self._trash.iterdir()):
+            if file.stat().st_mtime < oldest:
+                file.unlink()
+
+    def _move_to_trash(self, file: Path) -> None:
+        os.utime(file)  # its week begins now
+        file.rename(self._trash / file.name)
+
+    def _remove_empty_folders(self) -> None:
+        for pattern in ("agents/*/artifacts", "agents/*"):
+            for folder in list(self._root.glob(pattern)):
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
 
     def _write(self, path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0

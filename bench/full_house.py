@@ -3,7 +3,7 @@
     .venv/bin/python -m bench.full_house [--seconds N]
 
 Starts a server, measures health, log-in, a list and a cancel with nothing else going on, then fills
-all slots and places with executions that sleep, holds every long poll that there may be, and
+all slots and places with executions that sleep, holds every long poll that a user may have, and
 measures the same again for so many seconds. The aims: health under 50 ms at the 99th percentile,
 cancel under 1 s, log-in and lists under 2 s.
 """
@@ -23,7 +23,7 @@ from bench.execute import Client, deploy_agent, sign_up, start_server
 
 SOURCE = "import time\ndef handle(payload):\n    time.sleep(payload['seconds'])\n"
 MANIFEST = "name: sleeper\nentrypoint: main:handle\nlimits: {timeout_seconds: 300}\n"
-POLLS = 32
+POLLS = 16  # of one user
 IDLE_ROUNDS = 40
 
 Times = dict[str, list[float]]

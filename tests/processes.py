@@ -47,7 +47,12 @@ def open_descriptors() -> set[str]:
     return found
 
 
-def _parents() -> list[tuple[int, int]]:
+def zombies(pid: int) -> set[int]:
+    """Return the pids of a process's children that have ended and were not waited for."""
+    return {child for child, parent in _parents(are_zombies=True) if parent == pid}
+
+
+def _parents(*, are_zombies: bool = False) -> list[tuple[int, int]]:
     rows = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -56,7 +61,7 @@ def _parents() -> list[tuple[int, int]]:
             fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             continue  # it ended meanwhile
-        if fields[0] != b"Z":
+        if (fields[0] == b"Z") == are_zombies:
             rows.append((int(name), int(fields[1])))
     return rows
 

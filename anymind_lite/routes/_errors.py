@@ -6,7 +6,7 @@ from http import HTTPStatus
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from anymind_lite.database import is_disk_full
+from anymind_lite.database import is_disk_full, is_locked
 from anymind_lite.errors import (
     AgentBusy,
     AnymindError,
@@ -47,6 +47,8 @@ _HTTP_SENTENCES = {
 }
 
 DISK_FULL = "The server's disk is full"
+_LOCKED = "Another program holds the server's database"
+_LOCKED_SECONDS = 5
 _INTERNAL = "Internal server error"
 
 
@@ -65,6 +67,11 @@ def answer_error(error: Exception) -> Response:
     if is_disk_full(error):
         logger.error("event=disk_full method=%s endpoint=%s", request.method, request.endpoint)
         return _answer(HTTPStatus.INSUFFICIENT_STORAGE, DISK_FULL)
+    if is_locked(error):
+        logger.error(
+            "event=database_locked method=%s endpoint=%s", request.method, request.endpoint
+        )
+        return _answer_known(HTTPStatus.SERVICE_UNAVAILABLE, Overloaded(_LOCKED, _LOCKED_SECONDS))
     if isinstance(error, RecursionError | OverflowError):
         # Bodies and ids are bounded before they get far, so this is the second line of defence.
         logger.warning("event=absurd_input endpoint=%s", request.endpoint, exc_info=error)

@@ -67,10 +67,13 @@ def list_executions(query: dict[str, Any]) -> Any:
 @blueprint.arguments(PollQuery, location="query")
 def get_execution(query: dict[str, Any], execution_id: int) -> Any:
     """Get an execution; with `wait`, when it has ended."""
-    row = executions.poll_execution(
+    row, has_waited = executions.poll_execution(
         current_user(), execution_id, query["wait"], executor=backend().executor
     )
-    return _answer(row)
+    response = _answer(row)
+    if not has_waited:
+        response.headers["Retry-After"] = "1"
+    return response
 
 
 @blueprint.route("/executions/<id:execution_id>/cancel", methods=["POST"])

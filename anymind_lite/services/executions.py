@@ -34,6 +34,7 @@ from anymind_lite.services.idempotency import (
     KeyedRequest,
     Made,
     find_execution,
+    forget,
     keyed_request,
     remember,
 )
@@ -102,7 +103,7 @@ def _replay(user: User, request: KeyedRequest | None) -> None:
 
 def _execute(call: _Call, executor: Executor, patience_seconds: float | None) -> Execution:
     if patience_seconds is None:
-        with executor.place(call.version) as place:
+        with executor.place(call.user, call.version) as place:
             execution, has_slot = _begin(call, place)
             _carry_out(execution, call, place, executor, has_slot=has_slot)
     else:
@@ -121,7 +122,7 @@ def _begin(call: _Call, place: Place) -> tuple[Execution, bool]:
 
 def _begin_in_background(call: _Call, executor: Executor) -> Execution:
     with ExitStack() as stack:
-        place = stack.enter_context(executor.place(call.version))
+        place = stack.enter_context(executor.place(call.user, call.version))
         execution, has_slot = _begin(call, place)
         carry_out = partial(
             _carry_out, execution, call, place, executor, has_slot=has_slot, is_patient=True
@@ -129,7 +130,7 @@ def _begin_in_background(call: _Call, executor: Executor) -> Execution:
         try:
             executor.in_background(carry_out, stack.pop_all())
         except Overloaded as exc:
-            close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
+            _turn_away(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
             raise
     return execution
 
@@ -198,11 +199,11 @@ def _wait_for_slot(execution: Execution, place: Place, *, is_patient: bool) -> b
             is_limited=not is_patient
         )
     except Overloaded as exc:
-        close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
+        _turn_away(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
         raise
     if not has_slot:
         # Cancelled, which has closed the row already, or the server is going down.
-        close_execution(execution.id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
+        _turn_away(execution.id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
         return False
     return mark_running(execution.id)
 
@@ -312,6 +313,13 @@ def close_execution(execution_id: int, code: ErrorCode, message: str) -> bool:
     return bool(changed == 1)
 
 
+def _turn_away(execution_id: int, code: ErrorCode, message: str) -> None:
+    """Close an execution that never began; who asks for the same again may have it run."""
+    with write_transaction():
+        if close_execution(execution_id, code, message):
+            forget(execution_id)
+
+
 def cancel_execution(user: User, execution_id: int, *, executor: Executor) -> Execution:
     """Cancel a pending or running execution; a finished one is unchanged.
 
@@ -358,16 +366,17 @@ def iter_executions(user: User, page: Page, wanted: ExecutionFilter = _ANY) -> I
 
 def poll_execution(
     user: User, execution_id: int, wait_seconds: float, *, executor: Executor
-) -> Execution:
+) -> tuple[Execution, bool]:
     """Return the user's execution when it has ended, or as it stands after so long.
 
-    Holds no slot. When too many wait already it returns at once. Raises NotFound.
+    Holds no slot. The flag is False when it was not waited for, as too many wait already. Raises
+    NotFound.
     """
     row = get_execution(user, execution_id)
-    if wait_seconds and row.status in UNFINISHED:
-        executor.poll(execution_id, wait_seconds)
-        row = get_execution(user, execution_id)
-    return row
+    if not wait_seconds or row.status not in UNFINISHED:
+        return row, True
+    has_waited = executor.poll(user.id, execution_id, wait_seconds)
+    return get_execution(user, execution_id), has_waited
 
 
 def get_execution(user: User, execution_id: int) -> Execution:

@@ -7,6 +7,7 @@ nobody: `recovery` closes it.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from dataclasses import replace
 
 from anymind_lite.database import PreparedSelect
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import AgentVersion, Execution, ExecutionStatus
+from anymind_lite.models import AgentVersion, Execution, ExecutionStatus, User
 from anymind_lite.reader.in_server import Reader
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
@@ -41,8 +42,9 @@ _STATUS_BY_ID = PreparedSelect(Execution.select(Execution.status).where(Executio
 class Place:
     """One execution's place on this server, from before its row is written to after its end."""
 
-    def __init__(self, reservation: Reservation, claims: "dict[int, Place]") -> None:
+    def __init__(self, reservation: Reservation, agent_id: int, claims: "dict[int, Place]") -> None:
         self.reservation = reservation
+        self.agent_id = agent_id
         self.execution_id: int | None = None
         self._claims = claims
 
@@ -78,7 +80,7 @@ class Executor:
         self._reader = reader
         self._held: dict[int, Place] = {}
         self._watchers: dict[int, list[threading.Event]] = {}
-        self._polls = threading.BoundedSemaphore(LONG_POLLS)
+        self._polls: Counter[int] = Counter()  # by user
         self._threads: ThreadPoolExecutor | None = None
         self._is_ending = False
         self._lock = threading.Lock()
@@ -99,7 +101,7 @@ class Executor:
         deadline = time.monotonic() + _INTERRUPT_SECONDS
         for execution_id in tuple(self._held):
             if time.monotonic() < deadline:  # past it the sandbox itself is stuck
-                self.kill(execution_id)
+                self._stop(execution_id, grace_seconds=0.0)
 
     def end(self) -> None:
         """End the threads, when nothing runs any more."""
@@ -114,7 +116,7 @@ class Executor:
     # --- one execution ---
 
     @contextmanager
-    def place(self, version: AgentVersion) -> Iterator[Place]:
+    def place(self, user: User, version: AgentVersion) -> Iterator[Place]:
         """Give a slot or a place in line for as long as the block.
 
         Raises Overloaded, AgentBusy, and DiskFull where there is no room for what would come of it.
@@ -122,13 +124,13 @@ class Executor:
         self._disk.require()
         place = None
         try:
-            with self.slots.reserve(version.agent_id, version.concurrency) as reservation:
-                place = Place(reservation, self._held)
+            with self.slots.reserve(version.agent_id, version.concurrency, user.id) as reservation:
+                place = Place(reservation, version.agent_id, self._held)
                 yield place
         finally:
             # Only now: who hears of the end and comes again finds the slot free.
-            if place is not None and place.execution_id is not None:
-                self._release(place.execution_id)
+            if place is not None:
+                self._release(place)
 
     def in_background(self, action: Callable[[], None], place: ExitStack) -> None:
         """Call `action` on another thread and leave `place` after it. Raises Overloaded."""
@@ -187,10 +189,22 @@ class Executor:
         Agent code hears of it by SIGTERM and may take two seconds, which nobody waits for here.
         """
         self._stop(execution_id, grace_seconds=_CANCEL_GRACE_SECONDS)
+        self._tell(execution_id)
 
     def kill(self, execution_id: int) -> None:
-        """End an execution likewise, at once: when this returns nothing of it runs any more."""
+        """End an execution likewise, at once."""
         self._stop(execution_id, grace_seconds=0.0)
+        self._tell(execution_id)
+
+    def kill_agent(self, agent_id: int) -> None:
+        """End all executions of an agent at once, those in their grace too. Its rows are gone.
+
+        When this returns none of them runs; what is being unpacked for one will not be run.
+        """
+        held = tuple(self._held.items())
+        for execution_id in [one for one, place in held if place.agent_id == agent_id]:
+            self._stop(execution_id, grace_seconds=0.0)
+            self._tell(execution_id)
 
     def _stop(self, execution_id: int, *, grace_seconds: float) -> None:
         place = self._held.get(execution_id)
@@ -199,7 +213,6 @@ class Executor:
         key = _job_key(execution_id)
         self._reader.cancel(key)
         self._sandbox.cancel(key, grace_seconds=grace_seconds)
-        self._tell(execution_id)
 
     # --- who waits for the end of one ---
 
@@ -220,18 +233,32 @@ class Executor:
                 if not watchers:
                     self._watchers.pop(execution_id, None)
 
-    def poll(self, execution_id: int, seconds: float) -> None:
-        """Wait likewise, unless too many do already."""
-        if self._polls.acquire(blocking=False):
-            try:
-                self.wait_for_end(execution_id, seconds)
-            finally:
-                self._polls.release()
+    def poll(self, user_id: int, execution_id: int, seconds: float) -> bool:
+        """Wait likewise; tells whether it did, for too many may do so already.
 
-    def _release(self, execution_id: int) -> None:
+        Half of those who may wait are for other users.
+        """
         with self._lock:
-            del self._held[execution_id]
-        self._tell(execution_id)
+            is_full = self._polls.total() >= LONG_POLLS
+            if is_full or self._polls[user_id] >= LONG_POLLS // 2:
+                return False
+            self._polls[user_id] += 1
+        try:
+            self.wait_for_end(execution_id, seconds)
+        finally:
+            with self._lock:
+                self._polls[user_id] -= 1
+                if not self._polls[user_id]:
+                    del self._polls[user_id]
+        return True
+
+    def _release(self, place: Place) -> None:
+        with self._lock:
+            # The id of an insert that failed goes to the next one, and the claim with it.
+            if place.execution_id is None or self._held.get(place.execution_id) is not place:
+                return
+            del self._held[place.execution_id]
+        self._tell(place.execution_id)
 
     def _tell(self, execution_id: int) -> None:
         with self._lock:

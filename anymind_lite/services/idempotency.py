@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from anymind_lite.clock import utc_now
+from anymind_lite.clock import SteadyClock, utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import InvalidInput, StillRunning
 from anymind_lite.models import UNFINISHED, AgentVersion, Execution, IdempotencyKey, User
-from anymind_lite.services.retention import SteadyClock
 
 MAX_KEY_CHARS = 255
 _LIFETIME = timedelta(hours=24)
 _FAR_AHEAD = timedelta(days=7)
+# Laptops run for hours; a network corrects a clock within minutes.
 STEADY_SECONDS = 3600.0
 
 Row = TypeVar("Row", Execution, AgentVersion)
@@ -63,8 +63,9 @@ def find_execution(user: User, request: KeyedRequest | None) -> Execution | None
     earlier = _find(user, request)
     if earlier is None:
         return None
-    execution: Execution = Execution.get_by_id(earlier.execution_id)
-    if execution.status in UNFINISHED:
+    execution: Execution | None = Execution.get_or_none(Execution.id == earlier.execution_id)
+    # None when it has just been deleted, and the key with it.
+    if execution is not None and execution.status in UNFINISHED:
         raise StillRunning(execution.id)
     return execution
 
@@ -72,7 +73,21 @@ def find_execution(user: User, request: KeyedRequest | None) -> Execution | None
 def find_version(user: User, request: KeyedRequest | None) -> AgentVersion | None:
     """Return the version that an earlier upload with this key has made. Raises InvalidInput."""
     earlier = _find(user, request)
-    return None if earlier is None else AgentVersion.get_by_id(earlier.agent_version_id)
+    if earlier is None:
+        return None
+    version: AgentVersion | None = AgentVersion.get_or_none(
+        AgentVersion.id == earlier.agent_version_id
+    )
+    return version
+
+
+def is_known(user: User, key: str | None) -> bool:
+    """Tell whether a key stands for something already, whatever that is."""
+    return key is not None and (
+        IdempotencyKey.select()
+        .where(IdempotencyKey.user == user.id, IdempotencyKey.key == key)
+        .exists()
+    )
 
 
 def remember(
@@ -95,6 +110,11 @@ def remember(
             agent_version=agent_version_id,
             created_at=utc_now(),
         )
+
+
+def forget(execution_id: int) -> None:
+    """Free the key of an execution that never began; in the transaction that closes it."""
+    IdempotencyKey.delete().where(IdempotencyKey.execution == execution_id).execute()
 
 
 def forget_expired(clock: SteadyClock) -> None:

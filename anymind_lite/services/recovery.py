@@ -21,6 +21,7 @@ from anymind_lite.models import (
 from anymind_lite.services.builds import MAX_ATTEMPTS, refresh_agent
 from anymind_lite.services.executions import close_execution
 from anymind_lite.services.executor import INTERRUPTED
+from anymind_lite.storage import ArtifactStore
 from anymind_lite.tasks import BuildQueue
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,22 @@ def recover_at_start() -> None:
             refresh_agent(agent_id)
     if interrupted or requeued:
         logger.warning("event=recovered executions=%d builds=%d", interrupted, requeued)
+
+
+def sweep_artifacts(store: ArtifactStore) -> None:
+    """Move artifacts that no row names to the trash; call it before uploads are taken.
+
+    A server that died between the file and its row leaves one, or in the middle of a deletion.
+    Moved rather than deleted: the database may be an old copy that knows no better.
+    """
+    named = {path for (path,) in AgentVersion.select(AgentVersion.tarball_path).tuples()}
+    try:
+        count = store.sweep(named)
+    except OSError:
+        logger.exception("event=sweep_failed")  # a full disk, say: the next start tries again
+        return
+    if count:
+        logger.warning("event=artifacts_moved_to_trash count=%d", count)
 
 
 def requeue_orphans(claims: Container[str]) -> int:

@@ -19,21 +19,19 @@ clock that stays wrong for longer is believed; the newest ones stay even then.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from anymind_lite.clock import iso_format, seconds_since_boot, utc_now
+from anymind_lite.clock import SteadyClock, iso_format
 from anymind_lite.database import database, write_transaction
 
 logger = logging.getLogger(__name__)
 
 ALWAYS_KEPT = 100
 
-# An even clock drifts by seconds a day; who corrects one that was off by less harms no row.
 _STEADY_SECONDS = 12 * 3600.0
-_STEP_SECONDS = 600.0
 
 # The lock is held for as long as this, or for one row, and then left to others for four times as
 # long. A row of many megabytes takes longer by itself: its pages are freed one by one.
@@ -65,37 +63,12 @@ class Keep:
     always: int = ALWAYS_KEPT
 
 
-class SteadyClock:
-    """Tells for how long the clock of the day has run as evenly as the one since boot."""
-
-    def __init__(
-        self,
-        now: Callable[[], datetime] = utc_now,
-        elapsed: Callable[[], float] = seconds_since_boot,
-        *,
-        steady_seconds: float = _STEADY_SECONDS,
-    ) -> None:
-        self._now = now
-        self._elapsed = elapsed
-        self._steady_seconds = steady_seconds
-        self._offset: float | None = None
-        self._since = 0.0
-
-    def read(self) -> tuple[datetime, bool]:
-        """Return the present instant, and whether what it says of ages may be believed."""
-        now, elapsed = self._now(), self._elapsed()
-        offset = now.timestamp() - elapsed
-        if self._offset is None or abs(offset - self._offset) > _STEP_SECONDS:
-            self._offset, self._since = offset, elapsed
-        return now, elapsed - self._since >= self._steady_seconds
-
-
 class Retention:
     """Removes what is not kept, a little at a time; `sweep` is for one background thread."""
 
     def __init__(self, keep: Keep, clock: SteadyClock | None = None) -> None:
         self._keep = keep
-        self._clock = clock or SteadyClock()
+        self._clock = clock or SteadyClock(_STEADY_SECONDS)
         self._is_ending = threading.Event()
 
     def begin(self) -> None:

@@ -2,13 +2,18 @@
 
 Callers have an owner, the agent, and may bring the most of its executions that run at once. Then
 such a caller waits in line although a slot is free, and those behind it may go first; but nobody is
-passed over by a later caller of the same owner, or by anybody while it may run itself.
+passed over by a later caller of the same owner.
+
+Callers are sent by users, who share what there is: a slot goes to the user who has the fewest, and
+among them to the first in line, and the last quarter of the line is for users who do not wait yet.
+One user alone has all slots and three quarters of the line.
 """
 
 import math
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -24,6 +29,7 @@ class _Turn:
 
     owner: int | None
     most: int | None
+    user: int | None
     is_granted: bool = False
     is_abandoned: bool = False
     granted_at: float = 0.0
@@ -43,11 +49,14 @@ class SlotPool:
         self._wait_seconds = wait_seconds
         self._waiting: deque[_Turn] = deque()
         self._running: Counter[int | None] = Counter()
+        self._running_of_user: Counter[int | None] = Counter()
         self._usual_seconds = 0.0  # how long slots were held lately
         self._is_closed = False
         self._changed = threading.Condition()
 
-    def reserve(self, owner: int | None = None, most: int | None = None) -> "Reservation":
+    def reserve(
+        self, owner: int | None = None, most: int | None = None, user: int | None = None
+    ) -> "Reservation":
         """Take a slot, or a place in line. Raises Overloaded when there is neither.
 
         With `most` it runs only as one of so many of its owner's, whatever the others brought, and
@@ -57,7 +66,7 @@ class SlotPool:
         with self._changed:
             if self._is_closed:
                 raise Overloaded("The server is shutting down", _SHUTDOWN_SECONDS)
-            turn = _Turn(owner, most)
+            turn = _Turn(owner, most, user)
             self._waiting.append(turn)
             self._pass_on()
             if not turn.is_granted and (refusal := self._refusal(turn)) is not None:
@@ -137,29 +146,37 @@ class SlotPool:
             self._waiting.remove(turn)
             self._free -= 1
             self._running[turn.owner] += 1
+            self._running_of_user[turn.user] += 1
             turn.is_granted, turn.granted_at = True, time.monotonic()
 
     def _next_turn(self) -> _Turn | None:
-        """Return the first who still wants a slot and may run, behind none of the same owner.
+        """Return who gets the next slot: of the user with the fewest, the first in line."""
+        return min(
+            self._who_may_run(), key=lambda turn: self._running_of_user[turn.user], default=None
+        )
+
+    def _who_may_run(self) -> Iterator[_Turn]:
+        """Yield those who still want a slot and may run, behind none of the same owner.
 
         Without that order an owner's callers with a higher limit, as a new version brings, could
         keep one with a lower limit waiting for ever.
         """
-        held_up: set[int | None] = set()
+        passed: set[int | None] = set()
         for turn in self._waiting:
-            if turn.is_abandoned or turn.owner in held_up:  # has left, and has yet to notice
+            if turn.is_abandoned or turn.owner in passed:  # has left, and has yet to notice
                 continue
             if not self._is_at_limit(turn):
-                return turn
-            held_up.add(turn.owner)
-        return None
+                yield turn
+            if turn.owner is not None:
+                passed.add(turn.owner)
 
     def _take_back(self, turn: _Turn) -> None:
         turn.is_granted = False
         self._free += 1
-        self._running[turn.owner] -= 1
-        if not self._running[turn.owner]:
-            del self._running[turn.owner]  # or it would grow with every agent there ever was
+        for running, key in ((self._running, turn.owner), (self._running_of_user, turn.user)):
+            running[key] -= 1
+            if not running[key]:
+                del running[key]  # or it would grow with every agent there ever was
         held_seconds = time.monotonic() - turn.granted_at
         self._usual_seconds += (held_seconds - self._usual_seconds) / 8
 
@@ -168,7 +185,10 @@ class SlotPool:
 
     def _refusal(self, turn: _Turn) -> Overloaded | None:
         """Return why the last in line may not stay, or None where it may."""
-        if len(self._waiting) > self._places:
+        others = len(self._waiting) - 1
+        if others >= self._places:
+            return self._held_up(turn)
+        if others >= self._places - self._places // 4 and self._waits_already(turn):
             return self._held_up(turn)
         if turn.most is not None and self._waiting_of(turn.owner) > max(1, self._places // 2):
             return self._busy_agent(turn)
@@ -187,6 +207,11 @@ class SlotPool:
         return AgentBusy(
             f"The agent's concurrency is {turn.most}, and others of its executions come first",
             self._seconds_for(self._waiting_of(turn.owner), width),
+        )
+
+    def _waits_already(self, turn: _Turn) -> bool:
+        return turn.user is not None and any(
+            one.user == turn.user and one is not turn for one in self._waiting
         )
 
     def _waiting_of(self, owner: int | None) -> int:

@@ -14,6 +14,7 @@ from anymind_lite.services.idempotency import (
     KeyedRequest,
     Made,
     find_version,
+    is_known,
     keyed_request,
     remember,
 )
@@ -38,7 +39,10 @@ def create_version(
     Raises NotFound, InvalidInput (not a .tar.gz, archived agent, a key that was used for something
     else), TooLarge. When this returns the archive and the row survive a power cut.
     """
-    _require_open_agent(user, agent_id)
+    if is_known(user, idempotency_key):
+        get_agent(user, agent_id)  # what was done before is answered whatever became of the agent
+    else:
+        _require_open_agent(user, agent_id)
     if not filename.lower().endswith(".tar.gz"):
         raise InvalidInput("File must be a .tar.gz archive")
     try:

@@ -1,7 +1,7 @@
 """Executions that are not waited for: the Prefer header, long polls, cancel, the row's times."""
 
 import sqlite3
-import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -13,9 +13,10 @@ from werkzeug.test import TestResponse
 
 from anymind_lite.backend import Backend
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import AgentVersion, Execution
+from anymind_lite.models import AgentVersion, Execution, User
 from anymind_lite.routes._prefer import read_preference
 from anymind_lite.services import executions
+from anymind_lite.services.executor import LONG_POLLS, Place
 from anymind_lite.services.slots import SlotPool
 from tests.api.conftest import (
     RUNTIME,
@@ -260,11 +261,16 @@ class TestPoll:
         sleeper: int,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        taken = threading.BoundedSemaphore(1)
-        taken.acquire()
-        monkeypatch.setattr(backend.executor, "_polls", taken)
         execution_id = begin(client, alice, sleeper)
-        assert get(client, alice, execution_id, wait="60")["status"] in ("pending", "running")
+        path = f"{RUNTIME}/executions/{execution_id}?wait=60"
+        for taken in ({alice.id: LONG_POLLS // 2}, {0: LONG_POLLS}):  # one's own share, and all
+            monkeypatch.setattr(backend.executor, "_polls", Counter(taken))
+            response = client.get(path, headers=alice.by_key)
+            assert body_of(response)["status"] in ("pending", "running")
+            assert response.headers["Retry-After"] == "1"
+        monkeypatch.setattr(backend.executor, "_polls", polls := Counter({0: LONG_POLLS - 1}))
+        assert get(client, alice, execution_id, wait="1")["status"] in ("pending", "running")
+        assert polls == {0: LONG_POLLS - 1}
         cancel(client, alice, execution_id)
 
     @pytest.mark.parametrize("value", ["-1", "61", "x", "1.5"])
@@ -323,6 +329,21 @@ def test_row_is_held_before_anybody_can_see_it(
     row = body_of(execute(client, alice, echo), 201)
     assert (row["status"], seen) == ("completed", [])
     assert row["id"] not in backend.executor.held
+
+
+def test_claim_of_an_insert_that_failed_does_not_end_its_successors(
+    client: FlaskClient, alice: Person, backend: Backend
+) -> None:
+    """SQLite gives the id of an insert that was rolled back to the next one."""
+    version = add_version(make_agent(client, alice), "ready")
+    executor = backend.executor
+    with executor.place(User.get_by_id(alice.id), version) as second:
+        with executor.place(User.get_by_id(alice.id), version) as first:
+            first.claim(10**9)
+            second.claim(10**9)
+        assert 10**9 in executor.held
+        assert isinstance(second, Place)
+    assert 10**9 not in executor.held
 
 
 def test_a_row_that_cannot_be_inserted_gives_its_place_back(

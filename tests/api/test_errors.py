@@ -142,6 +142,14 @@ class TestOurFault:
         response = client.post("/api/v1/agents", json={"name": "a"}, headers=alice.by_key)
         assert detail(response, 507) == "The server's disk is full"
 
+    def test_lock_of_another_program_is_503(
+        self, client: FlaskClient, alice: Person, failing: Callable[[Exception], None]
+    ) -> None:
+        failing(chained(OperationalError("no transaction"), OperationalError("database is locked")))
+        response = client.post("/api/v1/agents", json={"name": "a"}, headers=alice.by_key)
+        assert detail(response, 503) == "Another program holds the server's database"
+        assert response.headers["Retry-After"] == "5"
+
     @pytest.mark.parametrize("error", [RecursionError(), OverflowError("int too large")])
     def test_absurd_values_are_400(
         self,

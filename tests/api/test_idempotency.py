@@ -3,17 +3,18 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from anymind_lite.backend import Backend
-from anymind_lite.clock import utc_now
+from anymind_lite.clock import SteadyClock, utc_now
 from anymind_lite.database import write_transaction
 from anymind_lite.models import AgentVersion, Execution, IdempotencyKey
+from anymind_lite.services import idempotency
 from anymind_lite.services.idempotency import forget_expired
-from anymind_lite.services.retention import SteadyClock
 from anymind_lite.services.slots import SlotPool
 from tests.api.conftest import (
     ECHO_ARCHIVE,
@@ -26,7 +27,7 @@ from tests.api.conftest import (
     make_agent,
     set_agent_status,
 )
-from tests.api.test_async import cancel, get
+from tests.api.test_async import cancel, get, no_free_slot
 
 OTHER_ARCHIVE = ECHO_ARCHIVE[:8] + bytes([ECHO_ARCHIVE[8] ^ 1]) + ECHO_ARCHIVE[9:]  # XFL of gzip
 ANOTHER_REQUEST = "This Idempotency-Key was used for another request; take a new one"
@@ -155,6 +156,47 @@ class TestExecute:
             assert execute(client, alice, echo, "k").status_code == 503
         assert "Idempotent-Replayed" not in execute(client, alice, echo, "k").headers
 
+    @pytest.mark.parametrize("prefer", ["", "respond-async"])
+    def test_so_does_one_that_was_turned_away_when_it_had_a_row(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        backend: Backend,
+        echo: int,
+        monkeypatch: pytest.MonkeyPatch,
+        prefer: str,
+    ) -> None:
+        with monkeypatch.context() as patch, no_free_slot(backend):
+            patch.setattr(backend.executor.slots, "_wait_seconds", 0.01)
+            if prefer:  # it waits for as long as it takes, but there are no threads
+                spent = ThreadPoolExecutor(1)
+                spent.shutdown()
+                patch.setattr(backend.executor, "_threads", spent)
+            refused = execute(client, alice, echo, "k", prefer=prefer)
+            assert refused.status_code == 503
+        again = execute(client, alice, echo, "k")
+        assert body_of(again, 201)["status"] == "completed"
+        assert "Idempotent-Replayed" not in again.headers
+
+    def test_key_whose_execution_goes_at_this_moment_is_free(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        echo: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        body_of(execute(client, alice, echo, "k"), 201)
+        find = idempotency._find
+
+        def find_then_lose(*arguments: Any) -> Any:
+            found = find(*arguments)
+            with write_transaction():
+                Execution.delete().where(Execution.agent == echo).execute()
+            return found
+
+        monkeypatch.setattr(idempotency, "_find", find_then_lose)
+        assert body_of(execute(client, alice, echo, "k"), 201)["status"] == "completed"
+
     def test_many_at_once_run_one(
         self,
         client: FlaskClient,
@@ -207,6 +249,15 @@ class TestUpload:
         folder = backend.settings.storage_path / "agents" / str(agent_id)
         assert len(files_under(folder)) == 1
 
+    def test_replay_needs_no_agent_that_takes_uploads(
+        self, client: FlaskClient, alice: Person
+    ) -> None:
+        agent_id = make_agent(client, alice)
+        first = body_of(upload(client, alice, agent_id, "k"), 201)
+        set_agent_status(agent_id, "archived")
+        assert body_of(upload(client, alice, agent_id, "k"), 201)["id"] == first["id"]
+        assert upload(client, alice, agent_id, "other").status_code == 400
+
     def test_many_at_once_make_one_version(self, client: FlaskClient, alice: Person) -> None:
         agent_id, app = make_agent(client, alice), client.application
 
@@ -236,15 +287,11 @@ def test_good_key(client: FlaskClient, alice: Person, echo: int, key: str) -> No
     assert execute(client, alice, echo, key).headers["Idempotent-Replayed"] == "true"
 
 
-def test_key_holds_for_a_day(
-    client: FlaskClient,
-    alice: Person,
-    echo: int,
-) -> None:
+def test_key_holds_for_a_day(client: FlaskClient, alice: Person, echo: int) -> None:
     first = body_of(execute(client, alice, echo, "k"), 201)
     for hours, is_same in ((-48, True), (23.9, True), (24.1, False)):
         later = utc_now() + timedelta(hours=hours)
-        forget_expired(SteadyClock(lambda at=later: at, steady_seconds=0))  # type: ignore[misc]
+        forget_expired(SteadyClock(0, now=lambda at=later: at))  # type: ignore[misc]
         again = body_of(execute(client, alice, echo, "k"), 201)
         assert (again["id"] == first["id"]) is is_same
     assert get(client, alice, first["id"])["status"] == "completed"
@@ -253,7 +300,7 @@ def test_key_holds_for_a_day(
 def test_clock_that_stepped_ends_no_key(client: FlaskClient, alice: Person, echo: int) -> None:
     first = body_of(execute(client, alice, echo, "k"), 201)
     now, elapsed = utc_now(), 0.0
-    clock = SteadyClock(lambda: now, lambda: elapsed, steady_seconds=3600)
+    clock = SteadyClock(3600, lambda: now, lambda: elapsed)
     for seconds, step, is_same in (
         (3600, timedelta(0), True),
         (600, timedelta(days=54 * 365), True),
@@ -272,7 +319,7 @@ def test_key_of_a_clock_that_stood_in_the_future_is_forgotten(
 ) -> None:
     first = body_of(execute(client, alice, echo, "k"), 201)
     now = utc_now() - timedelta(days=54 * 365)
-    forget_expired(SteadyClock(lambda: now, steady_seconds=0))
+    forget_expired(SteadyClock(0, lambda: now))
     assert body_of(execute(client, alice, echo, "k"), 201)["id"] != first["id"]
 
 

@@ -83,7 +83,7 @@ def sweep_often(shared: mmap.mmap) -> None:
 
 def believed_clock() -> None:
     """What is old is judged by the clock as it stands."""
-    from anymind_lite.services.retention import SteadyClock
+    from anymind_lite.clock import SteadyClock
 
     read = SteadyClock.read
     _replace(SteadyClock, "read", lambda clock: (read(clock)[0], True))

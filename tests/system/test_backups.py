@@ -74,6 +74,7 @@ def versions_of(api: Api, agent_id: int) -> list[Any]:
     return listed
 
 
+@pytest.mark.slow
 def test_a_server_that_works_meanwhile_is_saved_and_comes_back(tmp_path: Path) -> None:
     uploads: dict[int, bytes] = {}
     finished: dict[int, Any] = {}
@@ -143,6 +144,7 @@ def check_restored(api: Api, busy: int, uploaded: int, uploads: dict[int, bytes]
             assert download(api, version).status == 200
 
 
+@pytest.mark.slow
 def test_log_ins_from_before_a_backup_hold_after_it(tmp_path: Path) -> None:
     with LiveServer(tmp_path / "data") as live:
         live.api.new_user("ada")
@@ -156,6 +158,7 @@ def test_log_ins_from_before_a_backup_hold_after_it(tmp_path: Path) -> None:
         assert signed_in.call("GET", "/api/v1/auth/me").json["username"] == "ada"
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_told_and_the_rest_comes_back(tmp_path: Path) -> None:
     with LiveServer(tmp_path / "data") as live:
         api = live.api.new_user("ada")

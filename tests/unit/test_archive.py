@@ -666,6 +666,7 @@ def is_plain(seen: os.stat_result) -> bool:
     return is_alone and mode == 0o644 and seen.st_size <= FUZZ_LIMITS.max_bytes
 
 
+@pytest.mark.slow
 def test_mutants_are_unpacked_or_refused_and_nothing_else(tmp_path: Path) -> None:
     chance = random.Random(20250101)
     assert sum(unpack_or_refuse(mutant(chance), tmp_path) for _ in range(2000)) > 100

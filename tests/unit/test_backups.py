@@ -592,6 +592,7 @@ def flips(length: int) -> Iterator[int]:
     yield from range(600, length, 499)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_changes_nothing_that_is_restored(
     site: Settings, saved: Path, tmp_path: Path
 ) -> None:

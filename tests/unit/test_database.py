@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from peewee import DatabaseError, IntegrityError
+from peewee import DatabaseError, IntegrityError, OperationalError
 from playhouse.migrations import Runner
 
 from anymind_lite import database as database_module
@@ -428,6 +428,26 @@ class TestWriteTransaction:
                     second.result(0.2)
             second.result(DEADLINE_SECONDS)
         assert User.get_by_id(user.id).full_name == "second"
+
+    def test_a_turn_that_does_not_come_is_an_error_and_leaves_the_next_one_free(
+        self, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("anymind_lite.database._TURN_TIMEOUT_SECONDS", 0.05)
+        has_begun, may_end = threading.Event(), threading.Event()
+
+        def write_for_long() -> None:
+            with write_transaction():
+                has_begun.set()
+                may_end.wait(DEADLINE_SECONDS)
+
+        with ThreadPoolExecutor(1) as threads:
+            writer = threads.submit(write_for_long)
+            assert has_begun.wait(DEADLINE_SECONDS)
+            with pytest.raises(OperationalError, match="locked"), write_transaction():
+                pass
+            may_end.set()
+            writer.result()
+        assert rows.user().id  # the next one writes
 
     def test_a_reader_sees_the_old_row_until_the_end(self, rows: Rows) -> None:
         user = rows.user()

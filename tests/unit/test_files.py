@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ from anymind_lite.files import (
     remove_tree,
     write_durable,
 )
+from tests.live_server import ROOT
 from tests.processes import open_descriptors
 
 NOBODY = 65534
@@ -27,6 +31,15 @@ NOBODY = 65534
 
 def names_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
+
+
+WRITE_HALF = """
+import os, signal, sys
+from pathlib import Path
+from anymind_lite.files import write_durable
+os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+write_durable(Path(sys.argv[1]), b"half of it")
+"""
 
 
 class TestWriteDurable:
@@ -71,6 +84,15 @@ class TestWriteDurable:
         monkeypatch.undo()
         assert path.read_bytes() == b"old"
         assert names_in(tmp_path) == ["file"]
+
+    def test_what_a_killed_writer_left_is_replaced(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        done = subprocess.run([sys.executable, "-c", WRITE_HALF, str(path)], cwd=ROOT, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert len(names_in(tmp_path)) == 1
+        write_durable(path, b"new")
+        assert names_in(tmp_path) == ["file"]
+        assert path.read_bytes() == b"new"
 
     def test_folder_in_the_way_leaves_no_temporary_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").mkdir()

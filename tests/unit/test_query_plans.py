@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from anymind_lite.clock import SteadyClock
 from anymind_lite.database import ServerDatabase
 from anymind_lite.models import Agent, AgentVersion, Execution, User
 from anymind_lite.services import retention
@@ -128,7 +129,7 @@ STATEMENTS: dict[str, Callable[[World], object]] = {
     "repair of builds": lambda _: requeue_orphans(()),
     "repair of executions": lambda _: close_orphans(()),
     "hints": lambda _: hint_queued(EmptyQueue()),  # type: ignore[arg-type]
-    "idempotency keys": lambda _: forget_expired(retention.SteadyClock(steady_seconds=0)),
+    "idempotency keys": lambda _: forget_expired(SteadyClock(0)),
     "retention": lambda _: retention.Retention(retention.Keep(days=1, count=1)).sweep(),
 }
 

@@ -1,5 +1,7 @@
 """What a dead server left half-done is made whole, and what lives is left alone."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from anymind_lite.services.recovery import (
     hint_queued,
     recover_at_start,
     requeue_orphans,
+    sweep_artifacts,
 )
+from anymind_lite.storage import ArtifactStore
 from anymind_lite.tasks import BuildQueue
 from tests.unit.conftest import Rows
 from tests.waiting import wait_for
@@ -229,3 +233,64 @@ class TestHints:
         hint_queued(queue)
         hint_queued(queue)
         assert hints_in(queue, tmp_path) == [version.id]
+
+
+class TestSweep:
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> ArtifactStore:
+        store = ArtifactStore(
+            tmp_path / "artifacts",
+            tmp_path / "code",
+            max_upload_bytes=1000,
+            is_tar_gz=lambda _upload: True,
+        )
+        store.start()
+        return store
+
+    def test_only_what_no_row_names_goes_to_the_trash(
+        self, rows: Rows, agent: Agent, store: ArtifactStore
+    ) -> None:
+        orphan, named = (store.save_artifact(agent.id, [text]) for text in (b"orphan", b"named"))
+        alone = store.save_artifact(agent.id + 1, [b"of a deleted agent"])
+        rows.version(agent, tarball_path=named.path)
+        sweep_artifacts(store)
+        root = store.artifact_path("")
+        assert store.artifact_path(named.path).read_bytes() == b"named"
+        assert sorted(path.read_bytes() for path in root.glob(".trash/*")) == [
+            b"of a deleted agent",
+            b"orphan",
+        ]
+        assert {path.name for path in root.glob("agents/*")} == {str(agent.id)}
+        assert not any(store.artifact_path(one.path).exists() for one in (orphan, alone))
+
+    def test_the_trash_is_emptied_after_a_week(
+        self, rows: Rows, agent: Agent, store: ArtifactStore
+    ) -> None:
+        old, young = (store.save_artifact(agent.id, [text]) for text in (b"old", b"young"))
+        for saved in (old, young):
+            os.utime(store.artifact_path(saved.path), (0, 0))  # uploaded long ago
+        sweep_artifacts(store)
+        trash = store.artifact_path(".trash")
+        days_ago = time.time() - 8 * 24 * 3600
+        os.utime(trash / Path(old.path).name, (days_ago, days_ago))
+        sweep_artifacts(store)
+        assert [path.read_bytes() for path in trash.iterdir()] == [b"young"]
+
+    def test_a_disk_that_refuses_it_stops_no_start(
+        self,
+        rows: Rows,
+        agent: Agent,
+        store: ArtifactStore,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        orphan = store.save_artifact(agent.id, [b"orphan"])
+
+        def refuse(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", refuse)
+            sweep_artifacts(store)
+        assert "event=sweep_failed" in caplog.text
+        assert store.artifact_path(orphan.path).read_bytes() == b"orphan"

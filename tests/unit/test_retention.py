@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from anymind_lite.clock import utc_now
+from anymind_lite.clock import SteadyClock, utc_now
 from anymind_lite.database import ServerDatabase, write_transaction
 from anymind_lite.models import Agent, AgentVersion, Execution, IdempotencyKey, User
 from anymind_lite.services import retention
-from anymind_lite.services.retention import Keep, Retention, SteadyClock
+from anymind_lite.services.retention import _STEADY_SECONDS, Keep, Retention
 from tests.unit.conftest import Rows
 from tests.waiting import DEADLINE_SECONDS, wait_for
 
@@ -26,7 +26,7 @@ class FakeClock:
     def __init__(self) -> None:
         self.now = NOW
         self.elapsed = 1000.0
-        self.steady = SteadyClock(lambda: self.now, lambda: self.elapsed)
+        self.steady = SteadyClock(_STEADY_SECONDS, lambda: self.now, lambda: self.elapsed)
         self.steady.read()
 
     def run(self, hours: float) -> "FakeClock":
@@ -246,6 +246,7 @@ class TestClockThatSteps:
 
 
 class TestManners:
+    @pytest.mark.slow
     def test_others_write_while_it_sweeps(self, rows: Rows, version: AgentVersion) -> None:
         """Megabytes a row, for which the pages are freed one by one: the lock is left often."""
         add(version, *[50] * 60, input_data="x" * 2_000_000)
@@ -293,7 +294,7 @@ class TestManners:
 
 
 def test_the_second_clock_goes_on(rows: Rows) -> None:
-    clock = SteadyClock()
+    clock = SteadyClock(_STEADY_SECONDS)
     first, is_steady = clock.read()
     assert not is_steady
     assert abs(first - utc_now()) < DAY

@@ -493,3 +493,47 @@ def test_every_caller_is_served_within_its_owners_limit(seed: int) -> None:
         if most == 1:  # with more at once, who checks in first is for the threads to decide
             assert began[owner] == arrived[owner]
     assert pool.wait_until_idle(0)
+
+
+class TestUsers:
+    def test_slot_goes_to_the_user_who_has_the_fewest(self) -> None:
+        pool = SlotPool(2, 8, 1)
+        running = [pool.reserve(1, None, user=1) for _ in range(2)]
+        greedy = [pool.reserve(1, None, user=1) for _ in range(3)]
+        late = pool.reserve(2, None, user=2)
+        with running[0]:
+            pass
+        assert late.has_slot
+        assert not any(one.has_slot for one in greedy)
+        with running[1]:
+            pass
+        assert [one.has_slot for one in greedy] == [True, False, False]
+
+    def test_users_with_as_many_get_it_in_the_order_of_arrival(self) -> None:
+        pool = SlotPool(1, 8, 1)
+        running = pool.reserve(user=3)
+        first, second = pool.reserve(user=2), pool.reserve(user=1)
+        with running:
+            pass
+        assert (first.has_slot, second.has_slot) == (True, False)
+
+    def test_last_quarter_of_the_line_is_for_who_does_not_wait_yet(self) -> None:
+        pool = SlotPool(1, 8, 1)
+        for _ in range(1 + 6):
+            pool.reserve(user=1)
+        with pytest.raises(Overloaded):
+            pool.reserve(user=1)
+        pool.reserve(user=2)
+        with pytest.raises(Overloaded):
+            pool.reserve(user=2)
+        pool.reserve(user=3)
+        with pytest.raises(Overloaded):
+            pool.reserve(user=4)
+
+    @pytest.mark.parametrize("places", [0, 1, 2, 3])
+    def test_short_line_is_for_whoever_comes(self, places: int) -> None:
+        pool = SlotPool(1, places, 1)
+        for _ in range(1 + places):
+            pool.reserve(user=1)
+        with pytest.raises(Overloaded):
+            pool.reserve(user=2)
