@@ -103,11 +103,15 @@ class BuildQueue:
         self._consumer: Consumer | None = None
 
     def start(self) -> None:
-        """Open the queue, replacing a damaged file, and start the workers."""
+        """Open the queue, replacing a damaged file, and start the workers: all of them or none."""
         self._huey = self._open()
         self._task = self._huey.task(name=_TASK_NAME, retries=0)(self._run)
         self._consumer = self._new_consumer()
-        self._consumer.start()
+        try:
+            self._consumer.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def _new_consumer(self) -> Consumer:
         return _Consumer(
@@ -128,7 +132,8 @@ class BuildQueue:
         self._interrupt()
         workers = [thread for _worker, thread in self._consumer.worker_threads]
         for thread in (*workers, self._consumer.scheduler):
-            thread.join(_STOP_SECONDS)
+            if thread.ident is not None:  # it was started
+                thread.join(_STOP_SECONDS)
         self._huey.storage.close()
         self._consumer = None
 

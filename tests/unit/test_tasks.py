@@ -210,6 +210,31 @@ def test_stop_does_not_wait_for_senseless_messages(path: Path, queue: BuildQueue
     assert not queue.is_empty()
 
 
+@pytest.mark.parametrize("running", [0, 1, 2])
+def test_start_that_gets_no_thread_leaves_nothing(
+    queue: BuildQueue, builds: Builds, monkeypatch: pytest.MonkeyPatch, running: int
+) -> None:
+    threads, files = threading.active_count(), open_descriptors()
+    start, started = threading.Thread.start, [0]
+
+    def start_few(thread: threading.Thread) -> None:
+        if started[0] == running:
+            raise RuntimeError("can't start new thread")
+        started[0] += 1
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_few)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            queue.start()
+    assert threading.active_count() == threads
+    assert open_descriptors() == files
+    assert not queue.is_alive
+    queue.start()
+    queue.enqueue(1)
+    builds.wait_for(1)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
