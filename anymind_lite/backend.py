@@ -3,16 +3,17 @@
 import fcntl
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.clock import SteadyClock
 from anymind_lite.config import Settings
 from anymind_lite.credentials import PasswordHasher, load_secret_key
-from anymind_lite.database import open_database, search_damage
+from anymind_lite.database import open_database, open_to_read, search_damage
 from anymind_lite.errors import StartupError
 from anymind_lite.files import make_dir_durable
 from anymind_lite.reader.in_server import Reader
@@ -44,6 +45,8 @@ _KEY_USAGE_SECONDS = 60.0
 _FORGET_SECONDS = 600.0
 _LAST_ROWS_SECONDS = 10.0
 _RETENTION_SECONDS = 300.0
+
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 
 
 class Backend:
@@ -255,15 +258,32 @@ def _refuse_unfinished_restore(settings: Settings) -> None:
 def _refuse_lost_database(settings: Settings) -> None:
     """Refuse to begin anew beside old artifacts: new ids would take, and later delete, their files.
 
-    Raises StartupError.
+    An artifact without a row beside a database with users is no sign of that: a server that is
+    killed during the first upload leaves one. Raises StartupError.
     """
     path = settings.database_path
-    has_database = path.exists() and path.stat().st_size > 0
-    if not has_database and any(settings.storage_path.glob("agents/**/*.tar.gz")):
+    if _is_begun_anew(path) and any(settings.storage_path.glob("agents/**/*.tar.gz")):
         raise StartupError(
             f"The database {path} is missing, but {settings.storage_path} holds artifacts. "
             "Restore the database from a backup, or move the artifacts away to begin anew."
         )
+
+
+def _is_begun_anew(path: Path) -> bool:
+    """Tell whether a database is missing, or holds nobody who could own an artifact.
+
+    One that cannot be read, or is another program's, is not: `open_database` says what it is.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    try:
+        with closing(open_to_read(path)) as connection:
+            tables = {name for (name,) in connection.execute(_TABLES)}
+            if "schema_migration" in tables and "user" in tables:
+                return connection.execute("SELECT 1 FROM user LIMIT 1").fetchone() is None
+            return tables <= {"schema_migration"}
+    except sqlite3.Error:
+        return False
 
 
 def _every(seconds: float, action: Callable[[], object], *, name: str) -> Callable[[], None]:

@@ -6,6 +6,7 @@ code is a cache of them and may vanish at any time while the server is down.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -26,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 20
 _TRASH_SECONDS = 7 * 24 * 3600
+
+# What an upload or a build on another thread makes of a folder that is being removed.
+_RACE_ERRNOS = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+_REMOVE_ATTEMPTS = 10
+_REMOVE_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,17 @@ class ArtifactStore:
                 _rename_durable(temporary, target)
             except FileNotFoundError:
                 # Another upload was discarded just now, with the folder that was still empty.
-                _rename_durable(temporary, target)
+                self._rename_again(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         return SavedArtifact(path, sha256, size)
+
+    def _rename_again(self, temporary: Path, target: Path) -> None:
+        try:
+            _rename_durable(temporary, target)
+        except FileNotFoundError:  # the agent was deleted
+            _remove_if_empty(target.parent)
+            raise
 
     def sweep(self, named: Container[str]) -> int:
         """Move artifacts that no row names to the trash; return how many.
@@ -162,9 +175,7 @@ class ArtifactStore:
         """Delete an artifact that no row names, and its agent's folders when they are empty."""
         file = self.artifact_path(path)
         file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty, or gone
-            file.parent.rmdir()
-            file.parent.parent.rmdir()
+        _remove_if_empty(file.parent)
 
     @contextmanager
     def open_artifact(self, path: str, sha256: str) -> Iterator[BinaryIO]:
@@ -234,9 +245,16 @@ class ArtifactStore:
         remove_tree(self.code_dir(agent_id, version_id))
 
     def remove_agent(self, agent_id: int) -> None:
-        """Delete every artifact and all unpacked code of an agent that is gone."""
-        remove_tree(self._root / "agents" / str(agent_id))
-        remove_tree(self._code_root / str(agent_id))
+        """Delete every artifact and all unpacked code of an agent that is gone.
+
+        Uploads and builds of it may be ending meanwhile: they find no row, and take away what they
+        made. Both folders are tried, whatever comes of the first. Raises OSError in the end, and
+        the next start takes what stays.
+        """
+        try:
+            _remove_contested(self._root / "agents" / str(agent_id))
+        finally:
+            _remove_contested(self._code_root / str(agent_id))
 
     def free_bytes(self) -> int:
         """Return the room left on the store's disk."""
@@ -294,6 +312,26 @@ class DiskReserve:
 
 def _megabytes(count: int) -> str:
     return f"{count >> 20:,}"
+
+
+def _remove_if_empty(artifacts: Path) -> None:
+    """Delete an agent's folder of artifacts, and the one above, unless something is there."""
+    with contextlib.suppress(OSError):  # not empty, or gone
+        artifacts.rmdir()
+        artifacts.parent.rmdir()
+
+
+def _remove_contested(folder: Path) -> None:
+    """Delete a folder in which other threads still make and delete; raises OSError."""
+    for _ in range(_REMOVE_ATTEMPTS - 1):
+        try:
+            remove_tree(folder)
+            return
+        except OSError as exc:
+            if exc.errno not in _RACE_ERRNOS:
+                raise
+        time.sleep(_REMOVE_PAUSE_SECONDS)
+    remove_tree(folder)
 
 
 def _rename_durable(path: Path, target: Path) -> None:

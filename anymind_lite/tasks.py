@@ -56,6 +56,24 @@ class _WakingStorage(SqliteStorage):
             self._arrival.notify_all()
 
 
+class _Huey(SqliteHuey):
+    """A Huey that passes over what it cannot read, which its worker would back off from."""
+
+    def dequeue(self) -> Any:
+        """Return the next task that can be read; None when none came for a while."""
+        unreadable = 0
+        task = None
+        while not self.storage.is_closing and (data := self.storage.dequeue()) is not None:
+            try:
+                task = self.deserialize_task(data)
+                break
+            except Exception:  # noqa: BLE001 - senseless bytes raise anything
+                unreadable += 1
+        if unreadable:
+            logger.warning("event=messages_unreadable count=%d", unreadable)
+        return task
+
+
 class _Consumer(Consumer):
     """A consumer that leaves the process's signals alone: they are the serve command's."""
 
@@ -85,18 +103,25 @@ class BuildQueue:
         self._consumer: Consumer | None = None
 
     def start(self) -> None:
-        """Open the queue, replacing a damaged file, and start the workers."""
+        """Open the queue, replacing a damaged file, and start the workers: all of them or none."""
         self._huey = self._open()
         self._task = self._huey.task(name=_TASK_NAME, retries=0)(self._run)
-        self._consumer = _Consumer(
+        self._consumer = self._new_consumer()
+        try:
+            self._consumer.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _new_consumer(self) -> Consumer:
+        return _Consumer(
             self._huey,
             workers=self._workers,
             periodic=False,
             check_worker_health=False,
             scheduler_interval=60,  # nothing is ever scheduled
-            max_delay=_IDLE_SECONDS,  # after an unreadable message
+            max_delay=_IDLE_SECONDS,  # where the queue itself cannot be read
         )
-        self._consumer.start()
 
     def stop(self) -> None:
         """Interrupt running builds and end the workers; what is queued stays queued."""
@@ -105,9 +130,10 @@ class BuildQueue:
         self._consumer.stop_flag.set()
         self._huey.storage.wake_all()
         self._interrupt()
-        for _worker, thread in self._consumer.worker_threads:
-            thread.join(_STOP_SECONDS)
-        self._consumer.scheduler.join(_STOP_SECONDS)
+        workers = [thread for _worker, thread in self._consumer.worker_threads]
+        for thread in (*workers, self._consumer.scheduler):
+            if thread.ident is not None:  # it was started
+                thread.join(_STOP_SECONDS)
         self._huey.storage.close()
         self._consumer = None
 
@@ -136,14 +162,14 @@ class BuildQueue:
         if isinstance(version_id, int):
             self._build(version_id)
 
-    def _open(self) -> SqliteHuey:
+    def _open(self) -> _Huey:
         if not _is_sound(self._path):
             logger.warning("event=queue_replaced path=%s", self._path)
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
         # No results, no fsync: a lost message costs nothing (see above). 0600: it holds pickles.
         self._path.touch(mode=0o600)
-        return SqliteHuey(
+        return _Huey(
             "builds",
             filename=str(self._path),
             fsync=False,

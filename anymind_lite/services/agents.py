@@ -18,6 +18,7 @@ from anymind_lite.models import (
 )
 from anymind_lite.services.names import checked_name
 from anymind_lite.services.pages import Page
+from anymind_lite.services.retention import remove_history
 
 logger = logging.getLogger(__name__)
 
@@ -100,21 +101,59 @@ def delete_agent(
 ) -> None:
     """Delete an agent, its versions, executions and files; raises NotFound.
 
-    `kill_execution` ends an execution, by id, wherever it is, at once. The rows go first: from then
-    on nothing of the agent can begin to run, so what is listed with them is all there is to end.
-    Files go last: a row without its file would be a broken promise, a file without a row is only
-    an orphan.
+    `kill_execution` ends an execution, by id, wherever it is, at once. Rows go before what they
+    stand for: nothing can begin to run without its row, so what is listed with them is all there is
+    to end. Files go last: a row without its file would be a broken promise, a file without a row is
+    only an orphan.
     """
-    with write_transaction():
-        get_agent(user, agent_id)
-        unfinished = _list_unfinished_ids(agent_id)
-        Agent.delete().where(Agent.id == agent_id).execute()
-    for execution_id in unfinished:
-        kill_execution(execution_id)
+    get_agent(user, agent_id)
+    if _has_history(agent_id):
+        _kill_all(_close_agent(user, agent_id), kill_execution)
+        remove_history(agent_id)
+    _kill_all(_delete_rows(user, agent_id), kill_execution)
     try:
         store.remove_agent(agent_id)
     except OSError:
         logger.exception("event=agent_files_left agent_id=%d", agent_id)
+
+
+def _has_history(agent_id: int) -> bool:
+    finished = Execution.select(Execution.id).where(
+        Execution.agent == agent_id, Execution.status.not_in(UNFINISHED)
+    )
+    return finished.first() is not None
+
+
+def _close_agent(user: User, agent_id: int) -> list[int]:
+    """Archive an agent that is being deleted and delete what of it has not ended; return their ids.
+
+    Its finished executions may take long to delete, and nothing new may come meanwhile. Where the
+    server dies before the agent is gone, it stays archived, with what is left of its history.
+    """
+    with write_transaction():
+        get_agent(user, agent_id)
+        unfinished = _list_unfinished_ids(agent_id)
+        Agent.update(status=AgentStatus.ARCHIVED, updated_at=utc_now()).where(
+            Agent.id == agent_id
+        ).execute()
+        Execution.delete().where(
+            Execution.agent == agent_id, Execution.status.in_(UNFINISHED)
+        ).execute()
+    return unfinished
+
+
+def _delete_rows(user: User, agent_id: int) -> list[int]:
+    """Delete an agent and all of its rows; return the ids of what had not ended."""
+    with write_transaction():
+        get_agent(user, agent_id)
+        unfinished = _list_unfinished_ids(agent_id)
+        Agent.delete().where(Agent.id == agent_id).execute()
+    return unfinished
+
+
+def _kill_all(execution_ids: list[int], kill_execution: Callable[[int], None]) -> None:
+    for execution_id in execution_ids:
+        kill_execution(execution_id)
 
 
 def _list_unfinished_ids(agent_id: int) -> list[int]:

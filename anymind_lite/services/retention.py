@@ -4,6 +4,8 @@ What stays of an agent: its newest `ALWAYS_KEPT` executions, whatever their age;
 newest `count`, as long as they are younger than `days`. What is unfinished stays in any case.
 Versions and artifacts are never removed here.
 
+The executions of an agent that is being deleted all go, in the same small batches.
+
 What an Idempotency-Key still stands for stays too, for a day at most: whoever asks again would else
 have it done twice.
 
@@ -38,6 +40,8 @@ _STEADY_SECONDS = 12 * 3600.0
 _BATCH_ROWS = 200
 _BATCH_SECONDS = 0.003
 _REST_FACTOR = 4.0
+# Somebody waits for the end of a deletion, so others get half of the time rather than most of it.
+_DELETION_REST_FACTOR = 1.0
 _LEAST_REST_SECONDS = 0.005
 
 # Written out, as Peewee takes 200 us to render what SQLite answers in 20, for every agent anew.
@@ -50,6 +54,10 @@ FINISHED_BELOW = (
     "SELECT id FROM execution WHERE agent_id = ? AND id > ? AND id < ? "
     "AND status NOT IN ('pending', 'running') AND NOT EXISTS "
     "(SELECT 1 FROM idempotency_key WHERE execution_id = execution.id) ORDER BY id LIMIT ?"
+)
+ALL_FINISHED_BELOW = (
+    "SELECT id FROM execution WHERE agent_id = ? AND id > ? AND id < ? "
+    "AND status NOT IN ('pending', 'running') ORDER BY id LIMIT ?"
 )
 DELETE_FINISHED = "DELETE FROM execution WHERE id = ? AND status NOT IN ('pending', 'running')"
 
@@ -104,19 +112,45 @@ class Retention:
         return min(kept, max(by_count, by_age))
 
     def _remove_below(self, agent_id: int, bound: int) -> int:
-        removed = after = 0
-        while not self._is_ending.is_set():
-            rows = database.execute_sql(FINISHED_BELOW, (agent_id, after, bound, _BATCH_ROWS))
-            ids = [row_id for (row_id,) in rows.fetchall()]
-            if not ids:
-                break
-            started = time.monotonic()
-            done = _delete_some(ids)
-            removed, after = removed + len(done), done[-1]
-            database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            rest = _REST_FACTOR * (time.monotonic() - started)
-            self._is_ending.wait(max(rest, _LEAST_REST_SECONDS))
-        return removed
+        return _remove_below(
+            FINISHED_BELOW, agent_id, bound, rest_factor=_REST_FACTOR, is_ending=self._is_ending
+        )
+
+
+def remove_history(agent_id: int) -> int:
+    """Remove the finished executions of an agent that is being deleted; return how many.
+
+    For one that takes no new executions: what ends after this began stays. Others write meanwhile.
+    """
+    bound = _first(NTH_NEWEST, agent_id, 0) + 1
+    never = threading.Event()
+    with _light_deletes():
+        return _remove_below(
+            ALL_FINISHED_BELOW,
+            agent_id,
+            bound,
+            rest_factor=_DELETION_REST_FACTOR,
+            is_ending=never,
+        )
+
+
+def _remove_below(
+    select: str, agent_id: int, bound: int, *, rest_factor: float, is_ending: threading.Event
+) -> int:
+    """Remove what a statement finds of an agent's executions, batch by batch; return how many."""
+    removed = after = 0
+    while not is_ending.is_set():
+        rows = database.execute_sql(select, (agent_id, after, bound, _BATCH_ROWS))
+        ids = [row_id for (row_id,) in rows.fetchall()]
+        if not ids:
+            break
+        started = time.monotonic()
+        done = _delete_some(ids)
+        removed, after = removed + len(done), done[-1]
+        database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        rest = rest_factor * (time.monotonic() - started)
+        is_ending.wait(max(rest, _LEAST_REST_SECONDS))
+    return removed
 
 
 @contextmanager

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from peewee import OperationalError
 
 from anymind_lite.backend import Backend
-from anymind_lite.models import Agent, AgentVersion, Execution
+from anymind_lite.models import Agent, AgentVersion, Execution, IdempotencyKey
+from anymind_lite.services import agents, retention
+from anymind_lite.services.retention import remove_history
 from tests.api.conftest import (
     Person,
     add_execution,
@@ -238,6 +241,83 @@ class TestDelete:
         monkeypatch.setattr(backend.store, "remove_agent", broken)
         assert client.delete(f"{AGENTS}/{agent_id}", headers=alice.by_key).status_code == 204
         detail(client.get(f"{AGENTS}/{agent_id}", headers=alice.by_key), 404)
+
+    def test_history_goes_in_small_batches_and_the_agent_last(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        backend: Backend,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What runs ends first, and nothing new comes while the batches are removed."""
+        agent_id = make_agent(client, alice)
+        version = add_version(agent_id, "ready")
+        for _ in range(3):
+            add_execution(alice, version)
+        running = add_execution(alice, version, status="running")
+        other = add_execution(alice, add_version(make_agent(client, alice), "ready"))
+        seen: list[tuple[str, int, str]] = []
+
+        def note(event: str) -> None:
+            count = Execution.select().where(Execution.agent == agent_id).count()
+            agent = Agent.get_or_none(Agent.id == agent_id)
+            seen.append((event, count, agent.status if agent else "gone"))
+
+        def delete_one(ids: list[int]) -> list[int]:
+            note("batch")
+            return delete_some(ids[:1])
+
+        delete_some = retention._delete_some
+        monkeypatch.setattr(retention, "_delete_some", delete_one)
+        monkeypatch.setattr(backend.executor, "kill", lambda one: note(f"kill {one}"))
+        assert client.delete(f"{AGENTS}/{agent_id}", headers=alice.by_key).status_code == 204
+        assert seen == [
+            (f"kill {running.id}", 3, "archived"),
+            ("batch", 3, "archived"),
+            ("batch", 2, "archived"),
+            ("batch", 1, "archived"),
+        ]
+        assert Agent.get_or_none(Agent.id == agent_id) is None
+        assert [row.id for row in Execution.select()] == [other.id]
+
+    def test_what_an_idempotency_key_stands_for_goes_too(
+        self, client: FlaskClient, alice: Person, echo: int
+    ) -> None:
+        path = f"/api/v1/runtime/{echo}/execute"
+        headers = {**alice.by_key, "Idempotency-Key": "one"}
+        row = body_of(client.post(path, json={"payload": {}}, headers=headers), 201)
+        assert remove_history(echo) == 1
+        assert IdempotencyKey.select().where(IdempotencyKey.execution == row["id"]).count() == 0
+        assert Agent.get_by_id(echo).id == echo
+
+    def test_that_was_cut_off_can_be_asked_for_again(
+        self,
+        client: FlaskClient,
+        alice: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        agent_id = make_agent(client, alice)
+        add_execution(alice, add_version(agent_id, "ready"))
+        address = f"{AGENTS}/{agent_id}"
+        with monkeypatch.context() as patched:
+
+            def locked(_agent_id: int) -> int:
+                raise OperationalError("database is locked")
+
+            patched.setattr(agents, "remove_history", locked)
+            assert client.delete(address, headers=alice.by_key).status_code == 503
+        assert body_of(client.get(address, headers=alice.by_key))["status"] == "archived"
+        assert client.delete(address, headers=alice.by_key).status_code == 204
+        detail(client.get(address, headers=alice.by_key), 404)
+
+    def test_a_stranger_cannot_begin_one(
+        self, client: FlaskClient, alice: Person, bob: Person
+    ) -> None:
+        agent_id = make_agent(client, alice)
+        add_execution(alice, add_version(agent_id, "ready"))
+        detail(client.delete(f"{AGENTS}/{agent_id}", headers=bob.by_key), 404)
+        assert Execution.select().where(Execution.agent == agent_id).count() == 1
+        assert Agent.get_by_id(agent_id).status != "archived"
 
     def test_of_two_at_once_one_wins(self, client: FlaskClient, alice: Person) -> None:
         agent_id = make_agent(client, alice)

@@ -12,6 +12,7 @@ _P = "anymind_lite"
 _STORE = f"{_P}.storage.ArtifactStore"
 _COMMIT = f"{_P}.database.ServerDatabase.commit"
 _VERSIONS, _BUILDS = f"{_P}.services.versions", f"{_P}.services.builds"
+_AGENTS = f"{_P}.services.agents"
 _RUNS, _BACKEND = f"{_P}.services.executions", f"{_P}.backend"
 _EXECUTOR = f"{_P}.services.executor.Executor"
 _WRITE, _RENAME = f"{_STORE}._write", f"{_P}.storage._rename_durable"
@@ -102,8 +103,11 @@ CANCEL = {
 }
 
 DELETION = {
-    "the deletion is written": Point("before", _COMMIT, f"{_P}.services.agents.delete_agent"),
-    "the deletion is committed": Point("after", _COMMIT, f"{_P}.services.agents.delete_agent"),
+    "the agent is about to be closed": Point("before", _COMMIT, f"{_AGENTS}._close_agent"),
+    "the agent is closed": Point("after", _COMMIT, f"{_AGENTS}._close_agent"),
+    "a part of the history is gone": Point("after", _COMMIT, f"{_AGENTS}.remove_history"),
+    "the deletion is written": Point("before", _COMMIT, f"{_AGENTS}._delete_rows"),
+    "the deletion is committed": Point("after", _COMMIT, f"{_AGENTS}._delete_rows"),
     "a file is deleted": Point("after", "os.unlink", f"{_STORE}.remove_agent"),
     "the artifacts are deleted": Point(
         "after", f"{_P}.storage.remove_tree", f"{_STORE}.remove_agent"

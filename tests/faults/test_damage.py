@@ -46,6 +46,21 @@ def overwrite(path: Path, at: float, content: bytes) -> None:
 
 # The database -------------------------------------------------------------------------------------
 
+
+def begin_anew(path: Path, *statements: str) -> None:
+    """Put a new database in place of the old one."""
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def forget_all_rows(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("DELETE FROM user")
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "its beginning is garbage": (
         lambda path: overwrite(path, 0, b"garbage" * 20),
@@ -61,6 +76,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "it is empty": (lambda path: os.truncate(path, 0), "is missing, but .* holds artifacts"),
     "it is gone": (Path.unlink, "is missing, but .* holds artifacts"),
+    "it is a new one without tables": (
+        lambda path: begin_anew(path, "PRAGMA user_version = 1"),
+        "is missing, but .* holds artifacts",
+    ),
+    "it has tables and no rows": (forget_all_rows, "is missing, but .* holds artifacts"),
 }
 
 

@@ -1,8 +1,10 @@
 """The composition root: it takes all or nothing, and gives all of it back."""
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from anymind_lite import backend as backend_module
 from anymind_lite.backend import Backend
 from anymind_lite.config import Settings, load_settings
-from anymind_lite.database import write_transaction
+from anymind_lite.database import open_database, write_transaction
 from anymind_lite.errors import DiskFull, StartupError
 from anymind_lite.models import AgentVersion, Execution
 from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated
@@ -186,6 +188,65 @@ def test_lost_database_is_missed_only_beside_artifacts(
             backend.start()
     else:
         path.mkdir(parents=True)
+        backend.start()
+
+
+def make_no_tables(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    assert path.stat().st_size == 4096
+
+
+def make_no_migration(path: Path) -> None:
+    """As a first start that was killed right after it made the table of migrations."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TABLE schema_migration (id INTEGER PRIMARY KEY, name TEXT, applied TEXT)"
+        )
+
+
+def make_no_rows(path: Path) -> None:
+    open_database(path).close_all()
+
+
+@pytest.mark.parametrize("make", [make_no_tables, make_no_migration, make_no_rows])
+def test_a_database_that_knows_nobody_beside_artifacts_is_a_lost_one(
+    backend: Backend, settings: Settings, make: Callable[[Path], None]
+) -> None:
+    """Ids would begin at 1 again, and a deletion take the files of who had them before."""
+    artifact = settings.storage_path / "agents/1/artifacts/agent_1_ab.tar.gz"
+    artifact.parent.mkdir(parents=True)
+    artifact.touch()
+    make(settings.database_path)
+    before = settings.database_path.read_bytes()
+    with pytest.raises(StartupError, match="is missing, but"):
+        backend.start()
+    assert settings.database_path.read_bytes() == before
+    artifact.unlink()
+    backend.start()
+
+
+def test_the_first_upload_of_a_server_that_was_killed_does_not_stop_the_next(
+    backend: Backend, settings: Settings
+) -> None:
+    settings.data_dir.mkdir(exist_ok=True)
+    fill(settings.database_path)  # with a user, and no version
+    artifact = settings.storage_path / "agents/1/artifacts/agent_1_ab.tar.gz"
+    artifact.parent.mkdir(parents=True)
+    artifact.touch()
+    backend.start()
+    assert (settings.storage_path / ".trash" / artifact.name).exists()
+
+
+def test_a_database_of_another_program_beside_artifacts_is_called_that(
+    backend: Backend, settings: Settings
+) -> None:
+    artifact = settings.storage_path / "agents/1/artifacts/agent_1_ab.tar.gz"
+    artifact.parent.mkdir(parents=True)
+    artifact.touch()
+    with closing(sqlite3.connect(settings.database_path)) as connection:
+        connection.execute("CREATE TABLE user (id)")
+    with pytest.raises(StartupError, match="belongs to another program"):
         backend.start()
 
 

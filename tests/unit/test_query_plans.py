@@ -153,6 +153,7 @@ def test_nothing_reads_or_sorts_a_whole_table(
         (retention.NTH_NEWEST, (1, 99)),
         (retention.FIRST_YOUNG, (1, "2026")),
         (retention.FINISHED_BELOW, (1, 0, 9, 200)),
+        (retention.ALL_FINISHED_BELOW, (1, 0, 9, 200)),
         (retention.DELETE_FINISHED, (1,)),
     ],
 )

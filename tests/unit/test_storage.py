@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -338,6 +339,71 @@ def test_removing_an_agent_takes_its_files_and_no_others(
     assert os.listdir(tmp_path / "artifacts" / "agents") == ["55"]
     assert len(files_under(tmp_path / "artifacts")) == 2
     assert files_under(tmp_path / "code") == ["55/1/main.py", "55/2/main.py"]
+
+
+def test_removing_an_agent_takes_its_code_where_its_artifacts_cannot_go(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    (tmp_path / "artifacts" / "agents").mkdir()
+    (tmp_path / "artifacts" / "agents" / "5").touch()  # no folder
+    install(store)
+    with pytest.raises(NotADirectoryError):
+        store.remove_agent(5)
+    assert files_under(tmp_path / "code") == []
+
+
+def test_removing_an_agent_outlasts_what_comes_meanwhile(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files come and go between the listing of a folder and its removal."""
+    saved = store.save_artifact(5, [ARCHIVE])
+    install(store)
+    folder = tmp_path / "artifacts" / "agents" / "5" / "artifacts"
+    rmdir, unlink = os.rmdir, os.unlink
+    late = ["late", "later"]
+
+    def rmdir_too_late(path: Any, **options: Any) -> None:
+        if path == "artifacts" and late:
+            (folder / late.pop()).touch()
+        rmdir(path, **options)
+
+    def unlink_too_late(path: Any, **options: Any) -> None:
+        if path == Path(saved.path).name:
+            unlink(path, **options)  # as the upload does that finds its agent gone
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_too_late)
+    monkeypatch.setattr(os, "unlink", unlink_too_late)
+    store.remove_agent(5)
+    assert late == []
+    assert not folder.parent.exists()
+    assert files_under(tmp_path) == []
+
+
+def test_uploads_that_race_with_the_removal_leave_nothing(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    """Each does what `create_version` does when it finds its agent deleted."""
+    may_end = threading.Event()
+
+    def upload() -> int:
+        count = 0
+        while not may_end.is_set():
+            with contextlib.suppress(FileNotFoundError):
+                store.discard_artifact(store.save_artifact(5, [ARCHIVE]).path)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        uploads = [pool.submit(upload) for _ in range(4)]
+        try:
+            for _ in range(20):
+                store.remove_agent(5)
+        finally:
+            may_end.set()
+        assert all(one.result(DEADLINE_SECONDS) for one in uploads)
+    store.remove_agent(5)
+    assert files_under(tmp_path) == []
 
 
 def test_start_drops_unfinished_uploads_and_code_and_keeps_artifacts(

@@ -3,8 +3,10 @@
 import pickle
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,67 @@ def test_senseless_message_is_passed_over(
     wait_for(queue.is_empty, "the message to go")
     queue.stop()
     assert builds.ids == [1]
+
+
+def test_thousands_of_senseless_messages_delay_no_build(
+    path: Path, queue: BuildQueue, builds: Builds, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue.start()
+    queue.stop()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO task (queue, data) VALUES ('builds', ?)",
+            [(MESSAGES[number % len(MESSAGES)],) for number in range(10_000)],
+        )
+    started = time.monotonic()
+    queue.start()
+    queue.enqueue(1)
+    builds.wait_for(1)
+    assert time.monotonic() - started < 10  # it takes 2; half a second each would be an hour
+    wait_for(queue.is_empty, "the messages to go")
+    queue.stop()
+    told = [record for record in caplog.records if "messages_unreadable" in record.getMessage()]
+    assert sum(record.args[0] for record in told) == 10_000  # type: ignore[misc, index]
+    assert len(told) <= 2  # one for each worker
+    assert "Traceback" not in caplog.text
+
+
+def test_stop_does_not_wait_for_senseless_messages(path: Path, queue: BuildQueue) -> None:
+    queue.start()
+    queue.stop()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO task (queue, data) VALUES ('builds', ?)", [(b"",)] * 10_000
+        )
+    queue.start()
+    queue.stop()
+    queue.start()
+    assert not queue.is_empty()
+
+
+@pytest.mark.parametrize("running", [0, 1, 2])
+def test_start_that_gets_no_thread_leaves_nothing(
+    queue: BuildQueue, builds: Builds, monkeypatch: pytest.MonkeyPatch, running: int
+) -> None:
+    threads, files = threading.active_count(), open_descriptors()
+    start, started = threading.Thread.start, [0]
+
+    def start_few(thread: threading.Thread) -> None:
+        if started[0] == running:
+            raise RuntimeError("can't start new thread")
+        started[0] += 1
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_few)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            queue.start()
+    assert threading.active_count() == threads
+    assert open_descriptors() == files
+    assert not queue.is_alive
+    queue.start()
+    queue.enqueue(1)
+    builds.wait_for(1)
 
 
 @pytest.mark.parametrize(
