@@ -66,7 +66,7 @@ def delete_agent(agent_id: int) -> Any:
     agents.delete_agent(
         current_user(),
         agent_id,
-        kill_execution=serving.executor.kill,
+        kill_executions=serving.executor.kill_agent,
         store=serving.store,
     )
     return "", 204

@@ -96,21 +96,25 @@ def delete_agent(
     user: User,
     agent_id: int,
     *,
-    kill_execution: Callable[[int], None],
+    kill_executions: Callable[[int], None],
     store: AgentFiles,
 ) -> None:
     """Delete an agent, its versions, executions and files; raises NotFound.
 
-    `kill_execution` ends an execution, by id, wherever it is, at once. Rows go before what they
-    stand for: nothing can begin to run without its row, so what is listed with them is all there is
-    to end. Files go last: a row without its file would be a broken promise, a file without a row is
-    only an orphan.
+    `kill_executions` ends all executions of an agent, by its id, at once. Rows go before what they
+    stand for: nothing can begin to run without its row, so what runs then is all there is to end.
+    Files go last: a row without its file would be a broken promise, a file without a row is only
+    an orphan.
     """
     get_agent(user, agent_id)
     if _has_history(agent_id):
-        _kill_all(_close_agent(user, agent_id), kill_execution)
+        _close_agent(user, agent_id)
+        kill_executions(agent_id)
         remove_history(agent_id)
-    _kill_all(_delete_rows(user, agent_id), kill_execution)
+    with write_transaction():
+        get_agent(user, agent_id)
+        Agent.delete().where(Agent.id == agent_id).execute()
+    kill_executions(agent_id)
     try:
         store.remove_agent(agent_id)
     except OSError:
@@ -124,43 +128,20 @@ def _has_history(agent_id: int) -> bool:
     return finished.first() is not None
 
 
-def _close_agent(user: User, agent_id: int) -> list[int]:
-    """Archive an agent that is being deleted and delete what of it has not ended; return their ids.
+def _close_agent(user: User, agent_id: int) -> None:
+    """Archive an agent that is being deleted, and delete what of it has not ended.
 
     Its finished executions may take long to delete, and nothing new may come meanwhile. Where the
     server dies before the agent is gone, it stays archived, with what is left of its history.
     """
     with write_transaction():
         get_agent(user, agent_id)
-        unfinished = _list_unfinished_ids(agent_id)
         Agent.update(status=AgentStatus.ARCHIVED, updated_at=utc_now()).where(
             Agent.id == agent_id
         ).execute()
         Execution.delete().where(
             Execution.agent == agent_id, Execution.status.in_(UNFINISHED)
         ).execute()
-    return unfinished
-
-
-def _delete_rows(user: User, agent_id: int) -> list[int]:
-    """Delete an agent and all of its rows; return the ids of what had not ended."""
-    with write_transaction():
-        get_agent(user, agent_id)
-        unfinished = _list_unfinished_ids(agent_id)
-        Agent.delete().where(Agent.id == agent_id).execute()
-    return unfinished
-
-
-def _kill_all(execution_ids: list[int], kill_execution: Callable[[int], None]) -> None:
-    for execution_id in execution_ids:
-        kill_execution(execution_id)
-
-
-def _list_unfinished_ids(agent_id: int) -> list[int]:
-    query = Execution.select(Execution.id).where(
-        Execution.agent == agent_id, Execution.status.in_(UNFINISHED)
-    )
-    return [execution.id for execution in list(query)]
 
 
 def derive_status(agent_id: int) -> AgentStatus:

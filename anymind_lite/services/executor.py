@@ -191,11 +191,6 @@ class Executor:
         self._stop(execution_id, grace_seconds=_CANCEL_GRACE_SECONDS)
         self._tell(execution_id)
 
-    def kill(self, execution_id: int) -> None:
-        """End an execution likewise, at once."""
-        self._stop(execution_id, grace_seconds=0.0)
-        self._tell(execution_id)
-
     def kill_agent(self, agent_id: int) -> None:
         """End all executions of an agent at once, those in their grace too. Its rows are gone.
 

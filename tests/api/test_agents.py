@@ -215,16 +215,16 @@ class TestDelete:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         agent_id = make_agent(client, alice)
-        execution = add_execution(alice, add_version(agent_id, "ready"), status="running")
+        add_execution(alice, add_version(agent_id, "ready"), status="running")
         seen: list[tuple[int, bool]] = []
 
-        def stop(execution_id: int) -> None:
+        def stop(stopped_id: int) -> None:
             row_is_there = Agent.select().where(Agent.id == agent_id).exists()
-            seen.append((execution_id, row_is_there))
+            seen.append((stopped_id, row_is_there))
 
-        monkeypatch.setattr(backend.executor, "kill", stop)
+        monkeypatch.setattr(backend.executor, "kill_agent", stop)
         assert client.delete(f"{AGENTS}/{agent_id}", headers=alice.by_key).status_code == 204
-        assert seen == [(execution.id, False)]
+        assert seen == [(agent_id, False)]
 
     def test_files_that_cannot_be_removed_do_not_bring_the_agent_back(
         self,
@@ -254,7 +254,7 @@ class TestDelete:
         version = add_version(agent_id, "ready")
         for _ in range(3):
             add_execution(alice, version)
-        running = add_execution(alice, version, status="running")
+        add_execution(alice, version, status="running")
         other = add_execution(alice, add_version(make_agent(client, alice), "ready"))
         seen: list[tuple[str, int, str]] = []
 
@@ -269,13 +269,14 @@ class TestDelete:
 
         delete_some = retention._delete_some
         monkeypatch.setattr(retention, "_delete_some", delete_one)
-        monkeypatch.setattr(backend.executor, "kill", lambda one: note(f"kill {one}"))
+        monkeypatch.setattr(backend.executor, "kill_agent", lambda one: note(f"kill {one}"))
         assert client.delete(f"{AGENTS}/{agent_id}", headers=alice.by_key).status_code == 204
         assert seen == [
-            (f"kill {running.id}", 3, "archived"),
+            (f"kill {agent_id}", 3, "archived"),
             ("batch", 3, "archived"),
             ("batch", 2, "archived"),
             ("batch", 1, "archived"),
+            (f"kill {agent_id}", 0, "gone"),
         ]
         assert Agent.get_or_none(Agent.id == agent_id) is None
         assert [row.id for row in Execution.select()] == [other.id]

@@ -412,3 +412,14 @@ def test_cancelled_agent_may_tidy_up_and_its_prints_are_kept(
         "ready\ntidied up\n",
     )
     assert row["duration_ms"] >= 0
+
+
+def test_deleted_agent_gets_no_grace_not_even_one_that_has_begun(
+    client: FlaskClient, alice: Person, backend: Backend
+) -> None:
+    agent_id = deploy(client, alice, GRACE.replace("{end}", "pass"))
+    execution_id = begin(client, alice, agent_id)
+    wait_for(lambda: "ready" in printed(backend, execution_id), "the agent to be ready")
+    cancel(client, alice, execution_id)
+    assert client.delete(f"/api/v1/agents/{agent_id}", headers=alice.by_key).status_code == 204
+    assert printed(backend, execution_id) == ""

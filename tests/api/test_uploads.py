@@ -328,7 +328,7 @@ class TestMeanwhile:
         def delete() -> None:
             user = User.get_by_id(alice.id)
             with contextlib.suppress(NotFound):
-                delete_agent(user, agent_id, kill_execution=print, store=backend.store)
+                delete_agent(user, agent_id, kill_executions=print, store=backend.store)
             backend.store.remove_agent(agent_id)
 
         return delete

@@ -123,7 +123,7 @@ STATEMENTS: dict[str, Callable[[World], object]] = {
     "status of an agent": lambda w: derive_status(w.agent.id),
     "refreshing an agent": lambda w: refresh_agent(w.agent.id),
     "deleting an agent": lambda w: delete_agent(
-        w.user, w.agent.id, kill_execution=print, store=NoFiles()
+        w.user, w.agent.id, kill_executions=print, store=NoFiles()
     ),
     "recovery": lambda _: recover_at_start(),
     "repair of builds": lambda _: requeue_orphans(()),
