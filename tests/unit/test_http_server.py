@@ -516,6 +516,46 @@ def test_refusals_can_be_read_by_pages_of_allowed_origins(serve: Serve, request_
             assert answer.headers["access-control-expose-headers"].endswith("Retry-After")
 
 
+# Ambiguous ------------------------------------------------------------------------------------
+
+BOTH = "Content-Length: 4\r\nTransfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "body"),
+    [
+        ("1.1", BOTH, b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 0", b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding:\r\nContent-Length: 4", b"1234"),
+        ("1.1", "Transfer-Encoding: ", b""),
+        ("1.1", "Transfer-Encoding: chunked, chunked", b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: Chunked,", b"0\r\n\r\n"),
+        ("1.0", "Connection: keep-alive\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
+        ("1.0", f"Connection: keep-alive\r\n{BOTH}", b"0\r\n\r\n"),
+        ("2.0", "Connection: keep-alive\r\nTransfer-Encoding: chunked", b""),
+        ("1.1", f"Content-Length: {'9' * 5000}", b""),
+    ],
+)
+def test_request_whose_end_is_ambiguous_is_refused_with_all_that_follows(
+    serve: Serve, version: str, fields: str, body: bytes
+) -> None:
+    head = f"POST / HTTP/{version}\r\nHost: x\r\nOrigin: {ORIGIN}\r\n{fields}\r\n\r\n"
+    following = b"GET /followed HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = serve().ask(head, body + following)  # reads until the server ends the connection
+    assert (answer.status, answer.detail) == (400, "The request is not valid HTTP")
+    assert answer.headers["connection"] == "close"
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
+def test_chunked_request_leaves_the_connection_open_for_the_next(serve: Serve) -> None:
+    chunked = "POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding:\t Chunked \r\n\r\n"
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = serve().ask(chunked, b"3\r\nabc\r\n0\r\n\r\n" + last)
+    assert answer.status == 200
+    assert answer.body.startswith(b"3HTTP/1.1 200 OK")
+
+
 # The disk -------------------------------------------------------------------------------------
 
 
