@@ -25,7 +25,7 @@ from anymind_lite.services.builds import Builder
 from anymind_lite.services.executor import Executor
 from anymind_lite.services.idempotency import STEADY_SECONDS, forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
-from anymind_lite.services.readiness import Readiness, check_readiness
+from anymind_lite.services.readiness import Readiness, ReadinessLog, check_readiness
 from anymind_lite.services.recovery import (
     close_orphans,
     hint_queued,
@@ -109,6 +109,7 @@ class Backend:
             build=self._build,
             interrupt=self._builder.interrupt,
         )
+        self._readiness_log = ReadinessLog()
         self._hinting = threading.Lock()
         self._resources = ExitStack()
 
@@ -198,6 +199,7 @@ class Backend:
             sandbox=self.sandbox,
             disk=self.upload_disk,
             is_stopping=self.executor.slots.is_closed,
+            log=self._readiness_log,
         )
 
     def drain(self, timeout_seconds: float) -> bool:

@@ -43,6 +43,9 @@ _PRAGMAS = {
     "foreign_keys": 1,
     "journal_size_limit": 4 * 1024 * 1024,
     "mmap_size": 0,
+    # KiB, of each thread's connection, and there are some 120: SQLite's own 2,000 come to 200 MB
+    # once all have read long lists. The system caches the file for all of them.
+    "cache_size": -512,
 }
 _LOCK_TIMEOUT_SECONDS = 10
 # Where another program keeps the database locked, each writer waits for it in turn: without an end

@@ -5,6 +5,7 @@ every connection. Nothing is measured between two looks, so that waiting clients
 nothing.
 """
 
+import contextlib
 import errno
 import heapq
 import logging
@@ -23,11 +24,13 @@ from wsgiref.types import WSGIApplication
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.buffers import ReadOnlyFileBasedBuffer
-from waitress.channel import HTTPChannel
+from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer
 
+from anymind_lite.cli._http_answers import AnswerRoom, bytes_in_files
 from anymind_lite.cli._http_requests import BodyRoom, JsonErrorTask, Refused, Request, no_room
+from anymind_lite.database import is_disk_full
 from anymind_lite.routes._bodies import BodyRules
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # The kernel tells of room once less than this is unsent: without it, an answer to a slow reader
 # stands still for as long as the reader takes for a third of a buffer of megabytes.
 _UNSENT_IN_KERNEL_BYTES = 128 * 1024
+# A file of an answer goes when all of it is read: a long answer lies in several.
+_MOST_FILE_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Connection(HTTPChannel):
 
     error_task_class = JsonErrorTask
     request: Request | None  # while it is not whole
+    current_outbuf_count: int  # of the last of waitress's buffers
 
     def __init__(self, server: "Server", *args: Any, **kwargs: Any) -> None:
         self.parser_class = server.new_request
@@ -93,6 +99,7 @@ class Connection(HTTPChannel):
         self._state: tuple[Stage, int] = (Stage.HEADERS, 0)
         self._since = time.monotonic()
         self._bytes_before = 0
+        self._is_given_up = False
         super().__init__(server, *args, **kwargs)
 
     def service(self) -> None:
@@ -172,6 +179,66 @@ class Connection(HTTPChannel):
         kept = (one for one in list(self.outbufs) if not isinstance(one, ReadOnlyFileBasedBuffer))
         return sum(len(one) for one in kept)
 
+    @property
+    def bytes_in_files(self) -> int:
+        """How much its answer takes of the disk."""
+        return bytes_in_files(list(self.outbufs))
+
+    # Answering ------------------------------------------------------------------------------------
+
+    def write_soon(self, data: Any) -> int:
+        """Keep a piece of an answer until it is read, on a thread of waitress's own."""
+        if isinstance(data, ReadOnlyFileBasedBuffer) or not self._goes_to_file(len(data)):
+            return int(super().write_soon(data))
+        if self.current_outbuf_count >= _MOST_FILE_BYTES:
+            self.current_outbuf_count = self.adj.outbuf_high_watermark  # the next begins a file
+        with self.server.answer_room.taken(len(data)) as is_taken:
+            if not is_taken:
+                self._give_up("no_room_for_answers")
+            if self._is_given_up:
+                raise ClientDisconnected
+            return self._write_to_file(data)
+
+    def _goes_to_file(self, count: int) -> bool:
+        is_in_file = bool(self.outbufs[-1].overflowed)
+        return is_in_file or self.total_outbufs_len + count >= self.adj.outbuf_overflow
+
+    def _write_to_file(self, data: bytes) -> int:
+        with self.outbuf_lock:  # until what a full disk left half written is away
+            try:
+                return int(super().write_soon(data))
+            except OSError as exc:
+                if not is_disk_full(exc):
+                    raise
+                self._give_up("disk_full")
+                raise ClientDisconnected from exc
+
+    def _flush_some(self, do_close: bool = True) -> bool:
+        try:
+            return bool(super()._flush_some(do_close))
+        except OSError as exc:  # what Python holds of a file is written down before it is read
+            if not is_disk_full(exc):
+                raise
+            self._give_up("disk_full")
+            return False
+
+    def _give_up(self, why: str) -> None:
+        """End the connection soon, its answer cannot be kept; says so once."""
+        if self._is_given_up:
+            return
+        self._is_given_up = True
+        logger.error("event=answer_not_kept reason=%s", why)
+        with self.outbuf_lock:
+            self._forget_answer()
+            self.outbufs = [OverflowableBuffer(self.adj.outbuf_overflow)]
+            self.total_outbufs_len = 0
+        self.server.trigger.pull_trigger(self.handle_close)
+
+    def _forget_answer(self) -> None:
+        for one in self.outbufs:
+            with contextlib.suppress(OSError):  # what a full disk did not take is written again
+                one.close()
+
     # Giving way -----------------------------------------------------------------------------------
 
     def worth(self, now: float) -> tuple[int, float] | None:
@@ -245,6 +312,8 @@ class Connection(HTTPChannel):
 
     def handle_close(self) -> None:
         """Close, and forget a request that was not whole."""
+        with self.outbuf_lock:
+            self._forget_answer()
         super().handle_close()
         if self.request is not None:
             self.request.close()
@@ -279,12 +348,16 @@ class Server(TcpWSGIServer):
         patience: Patience,
         rules: BodyRules,
         room: BodyRoom,
+        reserve_bytes: int,
         headers_for: Callable[[str | None], dict[str, str]],
     ) -> None:
         self.headers_for = headers_for
         self.room = room
         room.make_room = self._end_slow_bodies
         self.new_request = partial(Request, rules=rules, room=room)
+        self.answer_room = AnswerRoom(reserve_bytes=reserve_bytes)
+        self.answer_room.kept = self._bytes_in_files
+        self.answer_room.make_room = self._look_soon
         self._patience = patience
         self._next_look = 0.0
         self._accept_at = 0.0
@@ -337,14 +410,27 @@ class Server(TcpWSGIServer):
             logger.info("event=connections_ended %s", ended)
             self._ended.clear()
 
+    def _look_soon(self) -> None:
+        """Have the loop's thread look now; any thread may call this."""
+        self._next_look = 0.0
+        self.pull_trigger()
+
+    def _bytes_in_files(self) -> int:
+        return sum(one.bytes_in_files for one in list(self.active_channels.values()))
+
     def _bound_unread_answers(self) -> None:
         """End those that have read nothing for longest where too much is kept of all answers."""
         kept = {one: one.unread_bytes for one in self.active_channels.values()}
-        excess = sum(kept.values()) - self._patience.most_unread_bytes
+        self._end_unread(kept, sum(kept.values()) - self._patience.most_unread_bytes)
+        in_files = {one: one.bytes_in_files for one in self.active_channels.values()}
+        self._end_unread(in_files, self.answer_room.excess(sum(in_files.values())))
+        self.answer_room.tell_change()
+
+    def _end_unread(self, kept: dict[Connection, int], excess: float) -> None:
         if excess <= 0:
             return
         for connection in sorted(kept, key=Connection.unread_since):
-            if excess > 0 and connection.unread_since() < inf:
+            if excess > 0 and kept[connection] and connection.unread_since() < inf:
                 connection.handle_close()
                 self._ended["unread_in_need"] += 1
                 excess -= kept[connection]

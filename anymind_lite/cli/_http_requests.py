@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.task import ErrorTask
 from waitress.utilities import BadRequest, Error
 
@@ -111,6 +111,22 @@ class Request(HTTPRequestParser):
             self.expect_continue = False
         return len(data) if self.error else consumed
 
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse the first line and the headers. Raises ParsingError.
+
+        A body whose end two servers may see in two places lets what one of them takes for its rest
+        through as a request to the other: no such request is served (RFC 9112, sections 6.1, 6.3).
+        """
+        try:
+            super().parse_header(header_plus)
+        except ValueError as exc:  # int() takes 4,300 digits
+            raise ParsingError("a number is too long") from exc
+        codings = _transfer_codings(header_plus)
+        if codings is None:
+            return
+        if self.version != "1.1" or codings != b"chunked" or "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("the end of the body is ambiguous")
+
     def refuse(self, error: Error) -> None:
         """Answer with this error, and keep nothing of the body."""
         self.error = error
@@ -152,6 +168,19 @@ class Request(HTTPRequestParser):
             super().close()
 
 
+def _transfer_codings(header: bytes) -> bytes | None:
+    """Return the list of transfer codings, in lower case, as it stands; None where none is sent.
+
+    waitress keeps nothing of it, and takes "chunked, chunked" and "chunked," for "chunked".
+    """
+    header = header.lower()
+    if b"transfer-encoding" not in header:
+        return None
+    fields = [line.partition(b":") for line in get_header_lines(header.partition(b"\r\n")[2])]
+    values = [value.strip(b" \t") for name, _, value in fields if name == b"transfer-encoding"]
+    return b",".join(values) if values else None
+
+
 def no_room() -> Overloaded:
     """Return the error of a request whose body finds no room."""
     return Overloaded("Too many large requests at once", _RETRY_SECONDS)
@@ -177,6 +206,8 @@ class JsonErrorTask(ErrorTask):
         headers = self.channel.server.headers_for(self.request.headers.get("ORIGIN"))
         headers = {**headers, **getattr(error, "headers", {}), "Content-Type": "application/json"}
         self.response_headers.extend(headers.items())
+        # waitress would tell a client of HTTP/1.0 that asks for it that the connection is kept.
+        self.request.headers.pop("CONNECTION", None)
         self.set_close_on_finish()
         self.channel.has_refused = True
         self.content_length = len(body)

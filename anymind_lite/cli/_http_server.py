@@ -59,6 +59,7 @@ class HttpServer:
             patience=patience or Patience(),
             rules=rules,
             room=BodyRoom(_LARGEST_BODIES * rules.largest_bytes),
+            reserve_bytes=settings.disk_reserve_bytes,
             headers_for=headers_for(settings.cors_origins),
         )
         self._thread = threading.Thread(target=self._server.run, name="http")

@@ -4,6 +4,7 @@ What is found is told to strangers: each check says in a word or two what is wro
 """
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,8 +35,33 @@ class Readiness:
         return not self.is_stopping and all(found == OK for found in self.checks.values())
 
 
+class ReadinessLog:
+    """Writes what is wrong into the log when it changes, however often strangers ask."""
+
+    def __init__(self) -> None:
+        self._wrong: Mapping[str, str] = {}
+        self._lock = threading.Lock()
+
+    def note(self, checks: Mapping[str, str]) -> None:
+        """Tell what is wrong now, or that nothing is any more, if it was not told last."""
+        wrong = {part: found for part, found in checks.items() if found != OK}
+        with self._lock:
+            if wrong == self._wrong:
+                return
+            self._wrong = wrong
+        if wrong:
+            logger.warning("event=not_ready checks=%s", wrong)
+        else:
+            logger.info("event=ready_again")
+
+
 def check_readiness(
-    *, build_queue: BuildQueue, sandbox: Supervisor, disk: DiskReserve, is_stopping: bool
+    *,
+    build_queue: BuildQueue,
+    sandbox: Supervisor,
+    disk: DiskReserve,
+    is_stopping: bool,
+    log: ReadinessLog,
 ) -> Readiness:
     """Look at every part that may fail while the server answers; changes nothing."""
     checks = {
@@ -44,9 +70,7 @@ def check_readiness(
         "sandbox": _sandbox(sandbox),
         "disk": _disk(disk),
     }
-    wrong = {part: found for part, found in checks.items() if found != OK}
-    if wrong:
-        logger.warning("event=not_ready checks=%s", wrong)
+    log.note(checks)
     return Readiness(checks, is_stopping)
 
 

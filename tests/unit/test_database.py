@@ -56,6 +56,7 @@ class TestOpen:
             ("foreign_keys", 1),
             ("journal_size_limit", 4 * 1024 * 1024),
             ("mmap_size", 0),
+            ("cache_size", -512),
             ("busy_timeout", 10_000),
         ],
     )

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -516,6 +517,46 @@ def test_refusals_can_be_read_by_pages_of_allowed_origins(serve: Serve, request_
             assert answer.headers["access-control-expose-headers"].endswith("Retry-After")
 
 
+# Ambiguous ------------------------------------------------------------------------------------
+
+BOTH = "Content-Length: 4\r\nTransfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "body"),
+    [
+        ("1.1", BOTH, b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 0", b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding:\r\nContent-Length: 4", b"1234"),
+        ("1.1", "Transfer-Encoding: ", b""),
+        ("1.1", "Transfer-Encoding: chunked, chunked", b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: Chunked,", b"0\r\n\r\n"),
+        ("1.0", "Connection: keep-alive\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
+        ("1.0", f"Connection: keep-alive\r\n{BOTH}", b"0\r\n\r\n"),
+        ("2.0", "Connection: keep-alive\r\nTransfer-Encoding: chunked", b""),
+        ("1.1", f"Content-Length: {'9' * 5000}", b""),
+    ],
+)
+def test_request_whose_end_is_ambiguous_is_refused_with_all_that_follows(
+    serve: Serve, version: str, fields: str, body: bytes
+) -> None:
+    head = f"POST / HTTP/{version}\r\nHost: x\r\nOrigin: {ORIGIN}\r\n{fields}\r\n\r\n"
+    following = b"GET /followed HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = serve().ask(head, body + following)  # reads until the server ends the connection
+    assert (answer.status, answer.detail) == (400, "The request is not valid HTTP")
+    assert answer.headers["connection"] == "close"
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
+def test_chunked_request_leaves_the_connection_open_for_the_next(serve: Serve) -> None:
+    chunked = "POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding:\t Chunked \r\n\r\n"
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = serve().ask(chunked, b"3\r\nabc\r\n0\r\n\r\n" + last)
+    assert answer.status == 200
+    assert answer.body.startswith(b"3HTTP/1.1 200 OK")
+
+
 # The disk -------------------------------------------------------------------------------------
 
 
@@ -557,21 +598,119 @@ def test_slow_bodies_give_their_room_to_others(serve: Serve) -> None:
         assert {read_answer(connection).status for connection in held} == {503}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_full_disk_is_507_and_harms_nothing_else(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    door, small_disk = serve(), tmp_path / "disk"
-    small_disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", small_disk], check=True)
-    try:
-        monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
-        head = f"{UPLOAD}Connection: close\r\nContent-Length: 1500000\r\n\r\n"
-        for _ in range(3):
-            answer = door.ask(head, b"x" * 1_500_000)
-            assert (answer.status, answer.detail) == (507, "The server's disk is full")
+def ask_for_long_answers(door: Door, stack: contextlib.ExitStack, count: int) -> list[Any]:
+    readers = [stack.enter_context(door.connect()) for _ in range(count)]
+    for connection in readers:
+        connection.sendall(b"GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    return readers
+
+
+class Disk:
+    """A disk of which the answers take; tells the least that was ever free."""
+
+    def __init__(self, door: Door, free_bytes: int) -> None:
+        self.free_bytes = self.least_bytes = free_bytes
+        self._door = door
+        door.inner.answer_room._measure = self.measure
+
+    def measure(self, _folder: Path) -> int:
+        free = self.free_bytes - self._door.inner._bytes_in_files()
+        self.least_bytes = min(free, self.least_bytes)
+        return free
+
+
+def test_unread_answers_leave_the_reserve_of_the_disk(serve: Serve) -> None:
+    door = serve(calm(look_seconds=FOREVER))  # what is held between two looks
+    reserve = door.inner.answer_room._reserve_bytes
+    disk = Disk(door, reserve + 4 * ANSWER_BYTES)
+    with contextlib.ExitStack() as stack:
+        for number in range(1, 9):  # one by one, so that it is known who reads nothing for longest
+            readers = ask_for_long_answers(door, stack, 1)
+            wait_for(lambda: door.app.long_answers == number, "the answer to begin")  # noqa: B023
+            wait_for(lambda: not any(c.requests for c in channels(door)), "its end")
+        assert disk.least_bytes > reserve
         assert door.is_serving()
-        small = head.replace("1500000", "300000")
-        assert door.ask(small, b"x" * 300_000).body == b"300000"
+        # The last one got its answer, in place of others.
+        assert len(content_until_end(readers[-1])) > ANSWER_BYTES
+
+
+def channels(door: Door) -> list[Any]:
+    return list(door.inner.active_channels.values())
+
+
+def test_unread_answers_that_come_at_once_leave_the_reserve_of_the_disk(serve: Serve) -> None:
+    door = serve()
+    reserve = door.inner.answer_room._reserve_bytes
+    disk = Disk(door, reserve + 3 * ANSWER_BYTES)
+    with contextlib.ExitStack() as stack:
+        ask_for_long_answers(door, stack, 12)
+        wait_for(lambda: door.app.long_answers == 12, "all answers to begin")
+        wait_for(lambda: not any(c.requests for c in channels(door)), "their end")
+        assert disk.least_bytes > reserve
+        assert door.is_serving()
+
+
+def test_unread_answers_give_way_where_others_take_the_disk(serve: Serve) -> None:
+    door = serve()
+    reserve = door.inner.answer_room._reserve_bytes
+    disk = Disk(door, reserve + 20 * ANSWER_BYTES)
+    with contextlib.ExitStack() as stack:
+        readers = ask_for_long_answers(door, stack, 4)
+        wait_for(lambda: door.kept_bytes > 3.5 * ANSWER_BYTES, "the answers")
+        disk.free_bytes = reserve + 7 * ANSWER_BYTES
+        wait_for(lambda: door.open_connections == 2, "two to be ended")
+        read = sorted(len(content_until_end(connection)) for connection in readers)
+        assert read[1] < ANSWER_BYTES < read[2]
+
+
+def test_long_answer_that_is_read_passes_a_nearly_full_disk(serve: Serve) -> None:
+    door = serve()
+    # In need a sixteenth may be taken, three quarters of the answer: what is read makes room.
+    door.inner.answer_room._reserve_bytes = 100 * ANSWER_BYTES
+    Disk(door, 12 * ANSWER_BYTES)
+    answer = door.ask("GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert len(answer.body) == ANSWER_BYTES
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file")  # waitress drops the one that it cannot fill
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_answer_that_a_full_disk_does_not_take_ends_its_connection_with_a_line(
+    serve: Serve, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = serve()
+    door.inner.answer_room._measure = lambda _: 1 << 50  # it is full all of a sudden
+    with contextlib.ExitStack() as stack:
+        readers = ask_for_long_answers(door, stack, 3)
+        wait_for(lambda: door.open_connections == 0, "the end of the connections")
+        assert all(len(content_until_end(one)) < ANSWER_BYTES for one in readers)
+    assert door.is_serving()
+    assert not any(small_disk.iterdir())
+    told = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert [one.getMessage() for one in told] == ["event=answer_not_kept reason=disk_full"] * 3
+    assert not any(one.exc_info for one in caplog.records)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The disk of temporary files, of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], check=True)
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
     finally:
-        subprocess.run(["umount", small_disk], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_full_disk_is_507_and_harms_nothing_else(serve: Serve, small_disk: Path) -> None:
+    door = serve()
+    head = f"{UPLOAD}Connection: close\r\nContent-Length: 1500000\r\n\r\n"
+    for _ in range(3):
+        answer = door.ask(head, b"x" * 1_500_000)
+        assert (answer.status, answer.detail) == (507, "The server's disk is full")
+    assert door.is_serving()
+    small = head.replace("1500000", "300000")
+    assert door.ask(small, b"x" * 300_000).body == b"300000"
+    assert not any(small_disk.iterdir())

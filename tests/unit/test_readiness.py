@@ -99,6 +99,28 @@ def test_database_that_was_found_damaged(client: FlaskClient, backend: Backend) 
     assert ask(client) == not_ready(database="damaged")
 
 
+def test_log_tells_what_is_wrong_when_it_changes_and_not_when_it_is_asked_for(
+    client: FlaskClient, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told_by_three() -> list[tuple[str, str]]:
+        caplog.clear()
+        for _ in range(3):
+            ask(client)
+        ours = [one for one in caplog.records if one.name == "anymind_lite.services.readiness"]
+        return [(one.levelname, one.getMessage()) for one in ours]
+
+    caplog.set_level("INFO")
+    assert told_by_three() == []
+    queue, damaged = "'queue': 'not running'", "'database': 'damaged'"
+    backend.build_queue.stop()
+    assert told_by_three() == [("WARNING", f"event=not_ready checks={{{queue}}}")]
+    backend._database.damage = "row 7 missing from index"
+    assert told_by_three() == [("WARNING", f"event=not_ready checks={{{damaged}, {queue}}}")]
+    backend._database.damage = ""
+    backend.build_queue.start()
+    assert told_by_three() == [("INFO", "event=ready_again")]
+
+
 def test_each_folder_is_looked_at(client: FlaskClient, backend: Backend) -> None:
     backend.settings.storage_path.rename(backend.settings.data_dir / "away")
     assert ask(client) == not_ready(disk="cannot be reached")
