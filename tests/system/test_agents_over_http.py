@@ -229,6 +229,7 @@ def test_two_uploads_at_once_get_two_versions(api: Api) -> None:
     assert (agent["status"], agent["current_version_id"]) == ("ready", newest)
 
 
+@pytest.mark.slow
 def test_a_burst_of_executions_loses_none(api: Api) -> None:
     agent_id = api.deploy(pack_agent(NORMAL))
     answers: list[Answer] = []

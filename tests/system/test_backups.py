@@ -186,6 +186,7 @@ def test_nothing_is_made_where_there_is_no_database(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_running_server_keeps_its_folder(tmp_path: Path) -> None:
     with LiveServer(tmp_path / "data") as live:
         assert run("backup", tmp_path / "x.tar", "--data", live.data).returncode == 0
@@ -198,6 +199,7 @@ def test_a_running_server_keeps_its_folder(tmp_path: Path) -> None:
     assert "a restore overwrites nothing" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_refuses_half_of_a_backup_until_it_is_whole(tmp_path: Path) -> None:
     with LiveServer(tmp_path / "data") as live:
         live.api.new_user("ada").deploy(pack_agent(ECHO % 1))

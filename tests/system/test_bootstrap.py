@@ -485,6 +485,7 @@ def in_small_file_system(folder: Path, size: str, script: str, *arguments: str) 
     return [*unshare, "/bin/sh", "-c", mount, str(folder), *arguments]
 
 
+@pytest.mark.slow
 def test_full_disk_is_named(checkout_of_each_installer: Checkout, tmp_path: Path) -> None:
     checkout = checkout_of_each_installer
     path = f"{tmp_path / 'tools'}:{os.defpath}"

@@ -181,6 +181,7 @@ def test_a_busy_agent_is_429_and_a_full_server_503(small: Api) -> None:
         cancel(small, execution)
 
 
+@pytest.mark.slow
 def test_a_storm_is_answered_201_429_or_503(small: Api) -> None:
     limited_id, open_id = small.deploy(limited(1)), small.deploy(pack_agent(TIMED))
     answers: dict[int, list[Answer]] = {limited_id: [], open_id: []}

@@ -297,6 +297,7 @@ class TestRemoveTree:
         assert names_in(outside) == ["kept"]
         assert stat.S_IMODE(outside.stat().st_mode) == 0o755
 
+    @pytest.mark.slow
     def test_no_descriptor_stays_open(self, tmp_path: Path) -> None:
         before = open_descriptors()
         tree = tmp_path / "tree"

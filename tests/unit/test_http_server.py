@@ -252,6 +252,7 @@ def test_who_never_reads_the_answer_is_ended(serve: Serve) -> None:
             assert len(read_answer(connection).body) < ANSWER_BYTES
 
 
+@pytest.mark.slow
 def test_slow_reader_gets_the_whole_answer(serve: Serve) -> None:
     door = serve(calm(unread_seconds=0.6))
     with door.connect() as connection:
@@ -278,6 +279,7 @@ def test_pipelined_requests_wait_until_answers_are_read(serve: Serve) -> None:
     wait_for(lambda: door.open_connections == 0, "the end of the connection")
 
 
+@pytest.mark.slow
 def test_unread_answers_together_take_bounded_room(serve: Serve) -> None:
     door = serve(calm(most_unread_bytes=2 * ANSWER_BYTES))
     with contextlib.ExitStack() as stack:
@@ -325,6 +327,7 @@ def test_idle_connections_make_room_for_new_ones(serve: Serve) -> None:
         assert door.open_connections <= 20
 
 
+@pytest.mark.slow
 def test_newcomers_survive_those_they_replace(serve: Serve) -> None:
     door = serve(most_connections=8)
     stack, end = contextlib.ExitStack(), time.monotonic() + 3
