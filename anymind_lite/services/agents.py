@@ -111,14 +111,19 @@ def delete_agent(
         _close_agent(user, agent_id)
         kill_executions(agent_id)
         remove_history(agent_id)
-    with write_transaction():
-        get_agent(user, agent_id)
-        Agent.delete().where(Agent.id == agent_id).execute()
+    _delete_rows(user, agent_id)
     kill_executions(agent_id)
     try:
         store.remove_agent(agent_id)
     except OSError:
         logger.exception("event=agent_files_left agent_id=%d", agent_id)
+
+
+def _delete_rows(user: User, agent_id: int) -> None:
+    """Delete an agent with all rows that belong to it."""
+    with write_transaction():
+        get_agent(user, agent_id)
+        Agent.delete().where(Agent.id == agent_id).execute()
 
 
 def _has_history(agent_id: int) -> bool:
