@@ -24,9 +24,6 @@ def ensure_code(
     folder = store.code_dir(version.agent_id, version.id)
     if not folder.is_dir():
         unpack_code(version, store=store, reader=reader, key=key, is_wanted=is_wanted)
-        if not AgentVersion.select().where(AgentVersion.id == version.id).exists():
-            # Deleted meanwhile with its agent, whose folders may be gone already.
-            store.remove_agent(version.agent_id)
     return folder
 
 

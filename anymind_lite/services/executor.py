@@ -161,9 +161,13 @@ class Executor:
             # It may have been cancelled, be gone with its agent, or the server ends.
             return not self._is_ending and has_status(execution_id, ExecutionStatus.RUNNING)
 
+        is_unpacked = self._store.code_dir(version.agent_id, version.id).is_dir()
         folder = ensure_code(
             version, store=self._store, reader=self._reader, key=key, is_wanted=is_wanted
         )
+        if not is_unpacked and _is_gone(version):
+            # Deleted meanwhile with its agent, whose folders may have been removed already.
+            self._store.remove_agent(version.agent_id)
         job = Job(
             Mode.EXECUTE,
             execution_limits(self._limits, asked_limits(version), self._caps),
@@ -266,6 +270,10 @@ def has_status(execution_id: int, status: ExecutionStatus) -> bool:
     """Tell whether an execution is there and stands so."""
     row = _STATUS_BY_ID.find(execution_id)
     return row is not None and row.status == status
+
+
+def _is_gone(version: AgentVersion) -> bool:
+    return not AgentVersion.select().where(AgentVersion.id == version.id).exists()
 
 
 def _job_key(execution_id: int) -> str:

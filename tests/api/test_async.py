@@ -423,3 +423,24 @@ def test_deleted_agent_gets_no_grace_not_even_one_that_has_begun(
     cancel(client, alice, execution_id)
     assert client.delete(f"/api/v1/agents/{agent_id}", headers=alice.by_key).status_code == 204
     assert printed(backend, execution_id) == ""
+
+
+def test_code_that_is_unpacked_for_an_agent_that_is_gone_does_not_stay(
+    client: FlaskClient,
+    alice: Person,
+    backend: Backend,
+    echo: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version = AgentVersion.get(AgentVersion.agent == echo)
+    backend.store.remove_code(echo, version.id)
+    unpack = backend.reader.unpack
+
+    def unpack_and_delete(*arguments: Any, **named: Any) -> Any:
+        unpacked = unpack(*arguments, **named)
+        assert client.delete(f"/api/v1/agents/{echo}", headers=alice.by_key).status_code == 204
+        return unpacked
+
+    monkeypatch.setattr(backend.reader, "unpack", unpack_and_delete)
+    assert execute(client.application.test_client(), alice, echo).status_code == 404
+    assert not backend.store.code_dir(echo, version.id).parent.exists()
