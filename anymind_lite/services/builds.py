@@ -26,7 +26,7 @@ from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.agents import derive_status
-from anymind_lite.services.code import unpack_code
+from anymind_lite.services.code import is_gone, remove_if_gone, unpack_code
 from anymind_lite.services.limits import Caps, build_limits, check_limits
 from anymind_lite.storage import ArtifactStore, DiskReserve
 
@@ -127,7 +127,7 @@ class Builder:
         except (BuildInterrupted, BuildPostponed):
             release_build(version_id, claim)
         except Exception:
-            if _is_gone(version_id):  # deleted with its agent, and its code from under the build
+            if is_gone(version_id):  # deleted with its agent, and its code from under the build
                 logger.info("event=build_superseded version_id=%d", version_id)
             else:
                 # Ours, not the agent's: recovery queues the version again, three times at most.
@@ -187,8 +187,7 @@ class Builder:
             logger.info("event=build_superseded version_id=%d", version.id)
             # The code belongs to the build that holds the claim now, if there is one: the agent may
             # have been deleted while its code was being unpacked.
-            if _is_gone(version.id):
-                self._store.remove_agent(version.agent_id)
+            remove_if_gone(version, store=self._store)
         elif status is VersionStatus.FAILED:
             self._store.remove_code(version.agent_id, version.id)
 
@@ -234,10 +233,6 @@ def _log_manifest(manifest: Manifest, log: BuildLog) -> None:
     log.add(f"Read {MANIFEST_NAME}: {manifest.name}, entrypoint {manifest.entrypoint}")
     if manifest.concurrency is not None:
         log.add(f"Of this agent {manifest.concurrency} may run at once (concurrency)")
-
-
-def _is_gone(version_id: int) -> bool:
-    return not AgentVersion.select().where(AgentVersion.id == version_id).exists()
 
 
 def _explain(outcome: Outcome, files: Sequence[str]) -> str:

@@ -51,3 +51,17 @@ def unpack_code(
         )
         folder = store.install_code(version.agent_id, version.id, fresh, unpacked.root)
     return folder, unpacked
+
+
+def is_gone(version_id: int) -> bool:
+    """Tell whether a version was deleted, as it is with its agent."""
+    return not AgentVersion.select().where(AgentVersion.id == version_id).exists()
+
+
+def remove_if_gone(version: AgentVersion, *, store: ArtifactStore) -> None:
+    """Remove what was unpacked for a version that was deleted meanwhile.
+
+    Its agent's folders may have been removed before, and have come back with the code.
+    """
+    if is_gone(version.id):
+        store.remove_agent(version.agent_id)

@@ -21,7 +21,7 @@ from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
-from anymind_lite.services.code import ensure_code
+from anymind_lite.services.code import ensure_code, remove_if_gone
 from anymind_lite.services.limits import Caps, asked_limits, execution_limits
 from anymind_lite.services.slots import Reservation, SlotPool
 from anymind_lite.storage import ArtifactStore, DiskReserve
@@ -165,9 +165,8 @@ class Executor:
         folder = ensure_code(
             version, store=self._store, reader=self._reader, key=key, is_wanted=is_wanted
         )
-        if not is_unpacked and _is_gone(version):
-            # Deleted meanwhile with its agent, whose folders may have been removed already.
-            self._store.remove_agent(version.agent_id)
+        if not is_unpacked:
+            remove_if_gone(version, store=self._store)
         job = Job(
             Mode.EXECUTE,
             execution_limits(self._limits, asked_limits(version), self._caps),
@@ -270,10 +269,6 @@ def has_status(execution_id: int, status: ExecutionStatus) -> bool:
     """Tell whether an execution is there and stands so."""
     row = _STATUS_BY_ID.find(execution_id)
     return row is not None and row.status == status
-
-
-def _is_gone(version: AgentVersion) -> bool:
-    return not AgentVersion.select().where(AgentVersion.id == version.id).exists()
 
 
 def _job_key(execution_id: int) -> str:
