@@ -279,7 +279,7 @@ class DiskReserve:
         reserve_bytes: int,
         measure: Callable[[Path], int] = free_bytes,
     ) -> None:
-        self._folders = folders
+        self._folders = tuple(dict.fromkeys(folders))  # each is asked for every execution
         self._reserve_bytes = reserve_bytes
         self._measure = measure
         self._was_reached = False

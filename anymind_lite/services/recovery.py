@@ -116,12 +116,12 @@ def close_orphans(held: Container[int]) -> int:
     """
     unfinished = database.execute_sql(UNFINISHED_EXECUTIONS).fetchall()
     orphans = [row_id for (row_id,) in unfinished if row_id not in held]
-    return sum(_fail(row_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED) for row_id in orphans)
+    return sum(_close_orphan(row_id) for row_id in orphans)
 
 
-def _fail(execution_id: int, code: ErrorCode, message: str) -> bool:
+def _close_orphan(execution_id: int) -> bool:
     logger.warning("event=execution_orphaned execution_id=%d", execution_id)
-    return close_execution(execution_id, code, message)
+    return close_execution(execution_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED)
 
 
 def _requeue(version: AgentVersion) -> bool:
