@@ -25,11 +25,13 @@ class StopReason(StrEnum):
     """Why a job ended; a closed list.
 
     SERVER_ENDED is for the server to say: to the sandbox it looks like a cancel, or a failure.
+    UNFIT is for templates alone.
     """
 
     RETURNED = "returned"
     EXCEPTION = "exception"
     IMPORT_FAILED = "import_failed"
+    UNFIT = "unfit"
     NOT_JSON = "not_json"
     OUTPUT_TOO_LARGE = "output_too_large"
     OUT_OF_MEMORY = "out_of_memory"
@@ -72,7 +74,8 @@ class Outcome:
 
     `details` is the child's report where `reason` rests on it: `result` for an execution that
     returned. `message` is one sentence for the agent's owner, empty when it returned. `tier` and
-    `layers` are the walls that stood around the job; None where it never came to a child.
+    `layers` are the walls that stood around the job; None where it never came to a child. `is_warm`
+    tells that its code had been imported before, in a template.
     """
 
     reason: StopReason
@@ -84,6 +87,7 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     tier: Tier | None = None
     layers: tuple[str, ...] = ()
+    is_warm: bool = False
 
 
 def max_report_bytes(limits: Limits) -> int:
@@ -117,6 +121,7 @@ _Verdict = tuple[StopReason, str, dict[str, Any]]
 _SUCCESS = {
     Mode.EXECUTE: ReportKind.RETURNED,
     Mode.VALIDATE: ReportKind.VALIDATED,
+    Mode.TEMPLATE: ReportKind.VALIDATED,
     Mode.PROBE: ReportKind.PROBED,
 }
 
@@ -222,6 +227,8 @@ def _judge_failure(kind: ReportKind, report: dict[str, Any], limits: Limits) -> 
             return StopReason.EXCEPTION, (text or _UNNAMED) + _place(report), report
         case ReportKind.IMPORT_FAILED:
             return StopReason.IMPORT_FAILED, (text or _UNNAMED) + _place(report), report
+        case ReportKind.UNFIT:
+            return StopReason.UNFIT, text or _UNNAMED, {}
         case ReportKind.OUTPUT_TOO_LARGE:
             return StopReason.OUTPUT_TOO_LARGE, _too_large(report, limits), report
         case ReportKind.OUT_OF_MEMORY:
