@@ -22,6 +22,7 @@ from anymind_lite.sandbox.policy import Tier
 from anymind_lite.sandbox.protocol import let_agents_pass
 from anymind_lite.services.api_keys import KeyUsage
 from anymind_lite.services.builds import Builder
+from anymind_lite.services.executions import write_kept_ends
 from anymind_lite.services.executor import Executor
 from anymind_lite.services.idempotency import STEADY_SECONDS, forget_expired
 from anymind_lite.services.limits import operator_caps, operator_limits
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 _REPAIR_SECONDS = 5.0
 _KEY_USAGE_SECONDS = 60.0
 _FORGET_SECONDS = 600.0
-_LAST_ROWS_SECONDS = 10.0
+_LAST_ROWS_SECONDS = 15.0  # more than a write waits for another program
 _RETENTION_SECONDS = 300.0
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -156,6 +157,7 @@ class Backend:
         self.build_queue.start()
         undo(self.build_queue.stop)
         self._hint_queued()
+        undo(self._write_last_ends)
         undo(_every(_REPAIR_SECONDS, self._repair, name="repair"))
         self.retention.begin()
         undo(_every(_RETENTION_SECONDS, self.retention.sweep, name="retention"))
@@ -178,9 +180,15 @@ class Backend:
     def _repair(self) -> None:
         if self._database.damage:
             return
+        write_kept_ends(self.executor)
         requeue_orphans(self._builder.claims)
         close_orphans(self.executor.held)
         self._hint_queued()
+
+    def _write_last_ends(self) -> None:
+        write_kept_ends(self.executor)
+        for execution_id, _ in self.executor.kept_ends():
+            logger.error("event=end_lost execution_id=%d", execution_id)
 
     def _flush_key_usage(self) -> None:
         """Write when keys were last used; at the end of the server a full disk must not stop it."""

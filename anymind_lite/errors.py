@@ -57,6 +57,19 @@ class StillRunning(AnymindError):
         self.execution_id = execution_id
 
 
+class EndNotWritten(AnymindError):
+    """An execution has ended, and the database did not take how: it is kept until it does.
+
+    `__cause__` is what kept it from being written.
+    """
+
+    def __init__(self, execution_id: int) -> None:
+        super().__init__(
+            f"Execution {execution_id} has ended, and tells how once that can be written down"
+        )
+        self.execution_id = execution_id
+
+
 class BuildError(AnymindError):
     """An artifact cannot become a runnable version: the archive, manifest or code is at fault."""
 

@@ -12,6 +12,7 @@ from anymind_lite.errors import (
     AnymindError,
     DatabaseDamaged,
     DiskFull,
+    EndNotWritten,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -59,6 +60,8 @@ def register_error_handler(app: Flask) -> None:
 
 def answer_error(error: Exception) -> Response:
     """Return the answer to an error: always JSON, never internals."""
+    if isinstance(error, EndNotWritten):
+        return _answer_not_written(error)
     status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
     if status is not None:
         return _answer_known(status, error)
@@ -83,6 +86,16 @@ def answer_error(error: Exception) -> Response:
         exc_info=error,
     )
     return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL)
+
+
+def _answer_not_written(error: EndNotWritten) -> Response:
+    """Answer as to what kept an end from being written, and say where it will be told."""
+    cause = error.__cause__
+    response = answer_error(cause if isinstance(cause, Exception) else RuntimeError())
+    why = response.get_json()["detail"]
+    response.data = jsonify({"detail": f"{why}. {error}"}).data
+    response.headers["Location"] = execution_url(error.execution_id)
+    return response
 
 
 def _answer_known(status: HTTPStatus, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """Executions: one recorded call of an agent's current version.
 
 pending -> running -> completed | failed | cancelled. Each arrow is one guarded UPDATE; a row that
-is final never changes again. An execution runs at most once.
+is final never changes again. An execution runs at most once. An end that the database does not
+take, as another program locks it or its disk is full, is kept in memory and written when it does.
 """
 
 import json
@@ -12,11 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from peewee import IntegrityError
+from peewee import DatabaseError, IntegrityError
 
 from anymind_lite.clock import utc_now
-from anymind_lite.database import PreparedSelect, write_transaction
-from anymind_lite.errors import BuildError, InvalidInput, NotFound, Overloaded
+from anymind_lite.database import PreparedSelect, is_locked, write_transaction
+from anymind_lite.errors import (
+    BuildError,
+    DatabaseDamaged,
+    EndNotWritten,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+)
 from anymind_lite.models import (
     UNFINISHED,
     AgentStatus,
@@ -29,7 +37,7 @@ from anymind_lite.models import (
 from anymind_lite.reader.in_server import ReadingCancelled
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.services.agents import get_agent
-from anymind_lite.services.executor import INTERRUPTED, Executor, Place, has_status
+from anymind_lite.services.executor import INTERRUPTED, End, Executor, Place, has_status
 from anymind_lite.services.idempotency import (
     KeyedRequest,
     Made,
@@ -45,6 +53,9 @@ logger = logging.getLogger(__name__)
 _EXECUTION_OF_USER = PreparedSelect(
     Execution.select().where(Execution.id == 0, Execution.user == 0)
 )
+
+# What a database raises that cannot be written now: locked, full, failing, found damaged.
+_NOT_WRITTEN = (DatabaseError, DatabaseDamaged)
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,8 @@ def execute_agent(
     row is as it stands when the execution has ended or so much time has passed. With an
     `idempotency_key` that was used for the same before, nothing runs: the row is the earlier one.
     Raises NotFound, InvalidInput (no ready version, archived, a key that was used for something
-    else), StillRunning, Overloaded. What goes wrong inside the agent is a row with status failed,
-    not an error.
+    else), StillRunning, Overloaded, and EndNotWritten where the end is waited for. What goes wrong
+    inside the agent is a row with status failed, not an error.
     """
     text = _json_text(payload)
     request = keyed_request(idempotency_key, "execute", agent_id, text)
@@ -144,10 +155,19 @@ def _carry_out(
     has_slot: bool,
     is_patient: bool = False,
 ) -> None:
-    """Run an execution to its end, whichever that is. Raises Overloaded, not if patient."""
+    """Run an execution to its end, whichever that is.
+
+    Raises Overloaded and EndNotWritten, neither if patient.
+    """
     if has_slot or _wait_for_slot(execution, place, is_patient=is_patient):
-        outcome = _run(execution, call, executor)
-        finish_execution(execution.id, outcome)  # before the slot is free: a stop waits for it
+        end = end_of(_run(execution, call, executor))
+        try:
+            finish_execution(execution.id, end)  # before the slot is free: a stop waits for it
+        except _NOT_WRITTEN as exc:
+            logger.warning("event=end_kept execution_id=%d reason=%r", execution.id, str(exc))
+            executor.keep_end(execution.id, end)
+            if not is_patient:
+                raise EndNotWritten(execution.id) from exc
 
 
 def _json_text(value: Any) -> str:
@@ -232,32 +252,53 @@ def mark_running(execution_id: int) -> bool:
     return bool(changed == 1)
 
 
-def finish_execution(execution_id: int, outcome: Outcome) -> bool:
+def finish_execution(execution_id: int, end: End) -> bool:
     """running -> completed, failed or cancelled; False when it was finished otherwise before."""
-    now = utc_now()
-    result = outcome.details.get("result")
     with write_transaction():
         changed = (
-            Execution.update(
-                status=_final_status(outcome.reason),
-                output_data=None if result is None else _json_text(result),
-                error_message=outcome.message or None,
-                error_code=_error_code(outcome.reason),
-                finished_at=now,
-                updated_at=now,
-                **_traces(outcome),
-            )
+            Execution.update({**end.verdict, **end.traces})
             .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
             .execute()
         )
         if not changed:
             # A cancelled run keeps what it had printed, and what it used.
-            Execution.update(_traces(outcome)).where(
+            Execution.update(end.traces).where(
                 Execution.id == execution_id,
                 Execution.status == ExecutionStatus.CANCELLED,
                 Execution.tier.is_null(),
             ).execute()
     return bool(changed == 1)
+
+
+def write_kept_ends(executor: Executor) -> None:
+    """Write the ends that the database did not take before, as far as it takes them now.
+
+    One that was cancelled meanwhile stays so, and that of a deleted agent finds no row.
+    """
+    for execution_id, end in executor.kept_ends():
+        try:
+            finish_execution(execution_id, end)
+        except _NOT_WRITTEN as exc:
+            if is_locked(exc):
+                return  # every try waits for the other program, and others wait for the try
+        else:
+            executor.release_end(execution_id)
+            logger.info("event=kept_end_written execution_id=%d", execution_id)
+
+
+def end_of(outcome: Outcome) -> End:
+    """Return what the row of an execution tells of an outcome that came just now."""
+    now = utc_now()
+    result = outcome.details.get("result")
+    verdict = {
+        "status": _final_status(outcome.reason),
+        "output_data": None if result is None else _json_text(result),
+        "error_message": outcome.message or None,
+        "error_code": _error_code(outcome.reason),
+        "finished_at": now,
+        "updated_at": now,
+    }
+    return End(verdict, _traces(outcome))
 
 
 def _traces(outcome: Outcome) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """The executor: runs versions in the sandbox, and can end each run wherever it is.
 
-It knows which executions this process holds. A row that is unfinished and not held here belongs to
+It knows which executions this process holds: those that wait or run, and those that have ended and
+whose end the database did not take yet. A row that is unfinished and not held here belongs to
 nobody: `recovery` closes it.
 """
 
 import logging
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from anymind_lite.database import PreparedSelect
 from anymind_lite.errors import Overloaded
@@ -36,7 +39,30 @@ LONG_POLLS = 32
 MAX_WAIT_SECONDS = 60
 _CANCEL_GRACE_SECONDS = 2.0
 
+# An execution begins only when its row was written, so a database that takes nothing lets no more
+# end than have begun. But where it takes the small row of a beginning and not the large one of an
+# end, as under an exhausted quota, ends would gather without a bound.
+KEPT_ENDS_BYTES = 32 << 20
+_ENDS_RETRY_SECONDS = 5
+
 _STATUS_BY_ID = PreparedSelect(Execution.select(Execution.status).where(Execution.id == 0))
+
+
+@dataclass(frozen=True)
+class End:
+    """How an execution ended, as the columns that tell it; `traces` are those of any run.
+
+    Texts, and not what was parsed of them, which takes many times their memory: it may be kept.
+    """
+
+    verdict: dict[str, Any]
+    traces: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """How many bytes of memory it takes, or few more."""
+        columns = {**self.verdict, **self.traces}
+        return sum(map(sys.getsizeof, (self.verdict, self.traces, *columns.values())))
 
 
 class Place:
@@ -79,6 +105,7 @@ class Executor:
         self._caps = caps
         self._reader = reader
         self._held: dict[int, Place] = {}
+        self._kept_ends: dict[int, End] = {}
         self._watchers: dict[int, list[threading.Event]] = {}
         self._polls: Counter[int] = Counter()  # by user
         self._threads: ThreadPoolExecutor | None = None
@@ -110,7 +137,7 @@ class Executor:
 
     @property
     def held(self) -> Container[int]:
-        """The executions that wait or run in this process, at the moment of asking."""
+        """The executions of this process whose end is not written, at the moment of asking."""
         return self._held
 
     # --- one execution ---
@@ -122,6 +149,7 @@ class Executor:
         Raises Overloaded, AgentBusy, and DiskFull where there is no room for what would come of it.
         """
         self._disk.require()
+        self._require_memory()
         place = None
         try:
             with self.slots.reserve(version.agent_id, version.concurrency, user.id) as reservation:
@@ -185,6 +213,34 @@ class Executor:
         if self._is_ending and outcome.reason in ours:
             return replace(outcome, reason=StopReason.SERVER_ENDED, message=INTERRUPTED)
         return outcome
+
+    # --- ends that the database did not take ---
+
+    def keep_end(self, execution_id: int, end: End) -> None:
+        """Hold an execution until `release_end`, though it has ended; while it has its place."""
+        with self._lock:
+            self._kept_ends[execution_id] = end
+
+    def kept_ends(self) -> list[tuple[int, End]]:
+        """Return the ends that wait to be written, oldest first."""
+        with self._lock:
+            return list(self._kept_ends.items())
+
+    def release_end(self, execution_id: int) -> None:
+        """Let go of an execution whose end is written, and tell who waits for it."""
+        with self._lock:
+            self._kept_ends.pop(execution_id, None)
+            self._held.pop(execution_id, None)
+        self._tell(execution_id)
+
+    def _require_memory(self) -> None:
+        if sum(end.size for _, end in self.kept_ends()) > KEPT_ENDS_BYTES:
+            raise Overloaded(
+                "The server has yet to write down how earlier executions ended",
+                _ENDS_RETRY_SECONDS,
+            )
+
+    # --- who ends one ---
 
     def cancel(self, execution_id: int) -> None:
         """End an execution wherever it is: waiting, unpacking or running. Its row is final.
@@ -254,6 +310,8 @@ class Executor:
         with self._lock:
             # The id of an insert that failed goes to the next one, and the claim with it.
             if place.execution_id is None or self._held.get(place.execution_id) is not place:
+                return
+            if place.execution_id in self._kept_ends:  # whoever waits for its end waits on
                 return
             del self._held[place.execution_id]
         self._tell(place.execution_id)

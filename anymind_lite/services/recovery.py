@@ -51,7 +51,7 @@ _POISON = (
     "the server's log says why."
 )
 
-_UNRECORDED = "The server could not write down how it ended."
+_UNRECORDED = "The server could not write down that it began, or how it ended."
 
 
 def recover_at_start() -> None:
@@ -111,8 +111,8 @@ def requeue_orphans(claims: Container[str]) -> int:
 def close_orphans(held: Container[int]) -> int:
     """pending or running -> failed for every execution that nobody holds.
 
-    The row of its end could not be written: the disk was full, or the database locked. `held` is
-    asked after the rows were read, as above.
+    Its turn came and that could not be written: the disk was full, or the database locked. An end
+    that could not be written is held. `held` is asked after the rows were read, as above.
     """
     unfinished = database.execute_sql(UNFINISHED_EXECUTIONS).fetchall()
     orphans = [row_id for (row_id,) in unfinished if row_id not in held]

@@ -95,15 +95,22 @@ def unguarded_finish() -> None:
 
     finish = executions.finish_execution
 
-    def overwrite(execution_id: int, outcome: Any) -> bool:
+    def overwrite(execution_id: int, end: Any) -> bool:
         time.sleep(0.05)  # enough for a cancel to be decided and answered
         with write_transaction():
             Execution.update(status=ExecutionStatus.RUNNING).where(
                 Execution.id == execution_id
             ).execute()
-        return finish(execution_id, outcome)
+        return finish(execution_id, end)
 
     _replace(executions, "finish_execution", overwrite)
+
+
+def forgotten_ends() -> None:
+    """An end that the database does not take is thrown away."""
+    from anymind_lite.services.executor import Executor
+
+    _replace(Executor, "keep_end", lambda *_: None)
 
 
 def no_file_sync() -> None:
@@ -141,6 +148,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         kept_cache,
         row_before_file,
         unguarded_finish,
+        forgotten_ends,
         no_file_sync,
         no_folder_sync,
         synchronous_normal,

@@ -15,10 +15,18 @@ import pytest
 
 from anymind_lite.tasks import BuildQueue
 from tests.faults.conftest import Ground
-from tests.faults.rig import Inspection, client_of, spared
+from tests.faults.rig import (
+    Client,
+    Doomed,
+    Inspection,
+    client_of,
+    in_background,
+    serving,
+    spared,
+)
 from tests.faults.test_kill_points import die_at
-from tests.live_server import RUN_PY, SUITE_SETTINGS, LiveServer
-from tests.waiting import DEADLINE_SECONDS
+from tests.live_server import RUN_PY, SUITE_SETTINGS, Answer, LiveServer
+from tests.waiting import DEADLINE_SECONDS, wait_for
 
 
 def refusal(data: Path) -> str:
@@ -155,6 +163,40 @@ def test_a_database_that_another_program_locks_stops_no_reader_and_nothing_for_e
         assert live.stop() == 0
     assert "event=database_locked" in live.output
     assert Inspection(ground.data, ground.promises).run() == []
+
+
+def end_behind_a_lock(client: Client, ground: Ground) -> dict[str, Any]:
+    """Have an execution end while another program, this one, locks the database; return its row."""
+    answers: list[Answer] = []
+    payload = {"sleep": 2, "n": 1}
+    running = in_background(lambda: answers.append(client.execute(ground.agent_id, payload)))
+    (row,) = wait_for(client.unfinished, "the execution to run")
+    address = f"/api/v1/runtime/executions/{row['id']}"
+    path = ground.data / "anymind.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=1)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        running.join()
+        assert [(one.status, one.headers["Location"]) for one in answers] == [(503, address)]
+        assert client.api.call("GET", address).json["status"] == "running"
+    wait_for(lambda: not client.unfinished(), "the execution to end", 20)
+    end: dict[str, Any] = client.api.call("GET", address).json
+    assert end["output_data"] in (None, {"echo": payload})
+    return end
+
+
+def test_what_ends_while_another_program_locks_the_database_has_its_end_later(
+    ground: Ground,
+) -> None:
+    with LiveServer(ground.data) as live:
+        end = end_behind_a_lock(client_of(live, ground.promises), ground)
+    assert (end["status"], end["error_code"]) == ("completed", None)
+    assert Inspection(ground.data, ground.promises).run() == []
+
+
+def test_a_server_that_forgets_ends_is_caught(ground: Ground) -> None:
+    with serving(Doomed(ground.data, mutants=["forgotten_ends"])) as live:
+        end = end_behind_a_lock(client_of(live, ground.promises), ground)
+    assert (end["status"], end["error_code"]) == ("failed", "sandbox_failure")
 
 
 # The build queue ----------------------------------------------------------------------------------

@@ -4,14 +4,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.conftest import Ground
 from tests.faults.disks import command, fill, need_disks, small_disk
-from tests.faults.rig import Inspection, client_of, in_background
+from tests.faults.rig import Client, Doomed, Inspection, client_of, in_background, serving
 from tests.faults.test_damage import refusal
-from tests.live_server import LiveServer
+from tests.live_server import Answer, LiveServer
+from tests.processes import descendants
 from tests.waiting import wait_for
 
 LOGIN = {"username": "person", "password": "correct horse"}
@@ -62,17 +64,42 @@ def test_writes_answer_507_and_all_else_goes_on_until_there_is_room(ground: Grou
     assert Inspection(ground.data, ground.promises).run() == []
 
 
-def test_what_runs_while_the_disk_fills_is_not_stuck_once_there_is_room(ground: Ground) -> None:
+def test_what_runs_while_the_disk_fills_has_its_end_once_there_is_room(ground: Ground) -> None:
     with LiveServer(ground.data) as live:
         client = client_of(live, ground.promises)
-        text = {"sleep": 1, "text": "x" * 400_000}
-        running = in_background(lambda: client.execute(ground.agent_id, text))
-        wait_for(client.unfinished, "the execution to run")
-        full = fill_up(live, ground)
-        running.join()
-        full.make_room()
-        wait_for(lambda: not client.unfinished(), "the execution to end", 15)
+        assert end_on_a_full_disk(live, client, ground)["status"] == "completed"
     assert Inspection(ground.data, ground.promises).run() == []
+
+
+def end_on_a_full_disk(live: LiveServer, client: Client, ground: Ground) -> dict[str, Any]:
+    """Have an execution end where its end has no room; return its row once there is room."""
+    assert client.execute(ground.agent_id).status == 201  # now its code is unpacked
+    idle = descendants(live.process.pid)
+    answers: list[Answer] = []
+    payload = {"sleep": 2, "text": "x" * 400_000}
+    running = in_background(lambda: answers.append(client.execute(ground.agent_id, payload)))
+    wait_for(lambda: descendants(live.process.pid) - idle, "the agent to run")
+    (row,) = client.unfinished()
+    ballast = fill(ground.data.parent)
+    running.join()
+    address = f"/api/v1/runtime/executions/{row['id']}"
+    assert [(answer.status, answer.headers["Location"]) for answer in answers] == [(507, address)]
+    assert client.api.call("GET", address).json["output_data"] is None
+    ballast.unlink()
+    wait_for(lambda: not client.unfinished(), "the execution to end", 15)
+    end: dict[str, Any] = client.api.call("GET", address).json
+    assert end["output_data"] in (None, {"echo": payload})
+    return end
+
+
+def test_a_server_that_forgets_ends_is_caught(template: Ground, tmp_path: Path) -> None:
+    need_disks()
+    with small_disk("tmpfs", tmp_path / "disk") as disk:
+        shutil.copytree(template.data, disk / "data")
+        ground = Ground(disk / "data", template.promises.copy(), template.agent_id)
+        with serving(Doomed(ground.data, mutants=["forgotten_ends"])) as live:
+            end = end_on_a_full_disk(live, client_of(live, ground.promises), ground)
+    assert (end["status"], end["error_code"]) == ("failed", "sandbox_failure")
 
 
 def test_a_build_on_a_full_disk_is_done_once_there_is_room(ground: Ground) -> None:

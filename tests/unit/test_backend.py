@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from anymind_lite import backend as backend_module
+from anymind_lite import database as database_module
 from anymind_lite.backend import Backend
 from anymind_lite.config import Settings, load_settings
-from anymind_lite.database import open_database, write_transaction
-from anymind_lite.errors import DiskFull, StartupError
+from anymind_lite.database import open_database, open_to_read, write_transaction
+from anymind_lite.errors import DiskFull, EndNotWritten, StartupError
 from anymind_lite.models import AgentVersion, Execution
 from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated
 from anymind_lite.services.accounts import Registration, register
@@ -288,6 +290,72 @@ def test_builds_that_cannot_be_done_now_are_left_to_the_timer(
     wait_for(backend.build_queue.is_empty, "the queue to be empty")
     backend.stop()
     assert sorted(tried) == list(range(11, 111))
+
+
+@pytest.fixture
+def lock(
+    backend: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[sqlite3.Connection]:
+    """Start, and execute an agent during whose run another program begins to lock the database."""
+    monkeypatch.setattr(database_module, "_LOCK_TIMEOUT_SECONDS", 0.05)
+    run = backend.executor.run
+    backend.start()
+    with closing(sqlite3.connect(settings.database_path, isolation_level=None)) as other:
+
+        def run_and_lock(*arguments: Any) -> Any:
+            outcome = run(*arguments)
+            other.execute("BEGIN IMMEDIATE")
+            return outcome
+
+        monkeypatch.setattr(backend.executor, "run", run_and_lock)
+        with pytest.raises(EndNotWritten, match="Execution 1 has ended"):
+            run_agent(backend, "person")
+        yield other
+
+
+def ends_in(settings: Settings) -> list[Any]:
+    with closing(open_to_read(settings.database_path)) as connection:
+        query = "SELECT status, output_data, error_code FROM execution"
+        return connection.execute(query).fetchall()
+
+
+class TestEnds:
+    """Of an execution that ended while the database was locked."""
+
+    @pytest.fixture(autouse=True)
+    def repair_seconds(
+        self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backend_module, "_REPAIR_SECONDS", getattr(request, "param", 3600.0))
+        # A repair so often would look at the queue once more while it is being closed.
+        monkeypatch.setattr(backend_module, "hint_queued", lambda _queue: None)
+
+    @pytest.mark.parametrize("repair_seconds", [0.01], indirect=True)
+    def test_is_written_by_the_timer(self, settings: Settings, lock: sqlite3.Connection) -> None:
+        assert ends_in(settings) == [("running", None, None)]
+        lock.rollback()
+        wait_for(lambda: ends_in(settings) == [("completed", "{}", None)], "the end")
+
+    def test_is_written_by_the_stop_at_the_latest(
+        self, backend: Backend, settings: Settings, lock: sqlite3.Connection
+    ) -> None:
+        lock.rollback()
+        assert ends_in(settings) == [("running", None, None)]
+        backend.stop()
+        assert ends_in(settings) == [("completed", "{}", None)]
+
+    def test_is_lost_with_the_process_and_the_log_says_so(
+        self,
+        backend: Backend,
+        settings: Settings,
+        lock: sqlite3.Connection,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        backend.stop()
+        assert "event=end_lost execution_id=1" in caplog.text
+        lock.rollback()
+        backend.start()
+        assert ends_in(settings) == [("failed", None, "server_restarted")]
 
 
 def test_old_executions_go_while_the_server_runs(

@@ -18,7 +18,7 @@ from anymind_lite.models import (
 )
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.services.builds import MAX_ATTEMPTS, mark_building
-from anymind_lite.services.executions import finish_execution
+from anymind_lite.services.executions import end_of, finish_execution
 from anymind_lite.services.recovery import (
     close_orphans,
     hint_queued,
@@ -75,7 +75,7 @@ class TestExecutions:
         assert values_of(lost, "status", "error_code", "error_message") == (
             "failed",
             "sandbox_failure",
-            "The server could not write down how it ended.",
+            "The server could not write down that it began, or how it ended.",
         )
         assert close_orphans({held.id}) == 0
 
@@ -90,7 +90,7 @@ class TestExecutions:
 
             def __contains__(self, execution_id: object) -> bool:
                 if execution_id == ended.id:
-                    finish_execution(ended.id, Outcome(StopReason.RETURNED, "", "", 1))
+                    finish_execution(ended.id, end_of(Outcome(StopReason.RETURNED, "", "", 1)))
                 return bool(execution_id == begun.id)
 
         assert close_orphans(Held()) == 0
