@@ -23,11 +23,11 @@ from tests.faults.rig import Inspection, driven
 from tests.live_server import LiveServer, pack_agent
 from tests.system import test_commands, test_front_door, test_races
 
-Serve = Callable[[str], None]
+Become = Callable[[str], None]
 
 
 @pytest.fixture
-def become(monkeypatch: pytest.MonkeyPatch) -> Serve:
+def become(monkeypatch: pytest.MonkeyPatch) -> Become:
     """Have every server that is started from now on be a mutant, but for those of inspections."""
 
     def replace(mutant: str) -> None:
@@ -49,7 +49,7 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Serve:
     ],
 )
 def test_a_server_that_starts_on_a_damaged_database_is_found(
-    ground: Ground, become: Serve, mutant: str, damage: str, complaint: str
+    ground: Ground, become: Become, mutant: str, damage: str, complaint: str
 ) -> None:
     become(mutant)
     with pytest.raises((AssertionError, pytest.fail.Exception), match=complaint):
@@ -58,7 +58,7 @@ def test_a_server_that_starts_on_a_damaged_database_is_found(
 
 @pytest.mark.parametrize("harm", ["a bit is flipped", "it is cut"])
 def test_a_server_that_runs_what_is_damaged_is_found(
-    ground: Ground, become: Serve, harm: str
+    ground: Ground, become: Become, harm: str
 ) -> None:
     become("unchecked_artifacts")
     with pytest.raises(AssertionError, match="The artifact is damaged on the server"):
@@ -73,7 +73,7 @@ def test_a_server_that_keeps_a_damaged_queue_is_found(ground: Ground) -> None:
     assert re.search("is stuck: queued|does not start", str(found)), found
 
 
-def test_a_server_whose_tokens_outlive_its_key_is_found(ground: Ground, become: Serve) -> None:
+def test_a_server_whose_tokens_outlive_its_key_is_found(ground: Ground, become: Become) -> None:
     become("key_of_everybody")
     with pytest.raises(AssertionError, match="200 == 401"):
         test_damage.test_a_lost_signing_key_voids_tokens_alone_and_is_said(ground, "gone")
@@ -87,7 +87,7 @@ def test_a_server_whose_tokens_outlive_its_key_is_found(ground: Ground, become: 
     ],
 )
 def test_a_server_that_a_lock_confuses_is_found(
-    ground: Ground, become: Serve, mutant: str, error: type[Exception], complaint: str
+    ground: Ground, become: Become, mutant: str, error: type[Exception], complaint: str
 ) -> None:
     become(mutant)
     with pytest.raises(error, match=complaint):
@@ -109,7 +109,7 @@ def small_ground(template: Ground, tmp_path: Path) -> Iterator[Ground]:
 
 
 def test_a_server_that_does_not_know_a_full_disk_is_found(
-    small_ground: Ground, become: Serve
+    small_ground: Ground, become: Become
 ) -> None:
     become("unknown_full_disk")
     with pytest.raises(AssertionError, match="500 == 507"):
@@ -117,7 +117,7 @@ def test_a_server_that_does_not_know_a_full_disk_is_found(
 
 
 def test_a_start_that_does_not_say_why_it_failed_is_found(
-    small_ground: Ground, become: Serve
+    small_ground: Ground, become: Become
 ) -> None:
     become("unexplained_start")
     with pytest.raises(AssertionError, match="Traceback"):
@@ -148,7 +148,7 @@ def test_a_process_that_outlives_its_server_is_found(ground: Ground) -> None:
 
 
 def test_a_second_server_that_is_let_in_is_found(
-    ground: Ground, become: Serve, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, become: Become, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(test_commands, "DEADLINE_SECONDS", 15)  # it serves, and does not end
     with LiveServer(ground.data) as live:
@@ -158,7 +158,7 @@ def test_a_second_server_that_is_let_in_is_found(
     assert b"Serving at" in (caught.value.stdout or b"")
 
 
-def test_a_server_that_does_not_name_a_taken_port_is_found(tmp_path: Path, become: Serve) -> None:
+def test_a_server_that_does_not_name_a_taken_port_is_found(tmp_path: Path, become: Become) -> None:
     become("unexplained_port")
     with pytest.raises(AssertionError, match="is taken"):
         test_commands.test_a_taken_port_is_named(tmp_path)
@@ -172,14 +172,14 @@ def test_a_server_that_does_not_name_a_taken_port_is_found(tmp_path: Path, becom
     ],
 )
 def test_a_server_that_a_crowd_holds_up_is_found(
-    tmp_path: Path, become: Serve, mutant: str, check: Callable[[Path], None]
+    tmp_path: Path, become: Become, mutant: str, check: Callable[[Path], None]
 ) -> None:
     become(mutant)
     with pytest.raises(TimeoutError):
         check(tmp_path)
 
 
-def test_an_execution_that_ends_with_its_client_is_found(tmp_path: Path, become: Serve) -> None:
+def test_an_execution_that_ends_with_its_client_is_found(tmp_path: Path, become: Become) -> None:
     become("killed_with_its_client")
     with LiveServer(tmp_path / "data") as live:
         racer = live.api.new_user("racer")
@@ -187,7 +187,7 @@ def test_an_execution_that_ends_with_its_client_is_found(tmp_path: Path, become:
             test_races.test_client_that_goes_away_does_not_stop_its_execution(racer)
 
 
-def test_a_finish_that_overwrites_a_cancel_is_found(tmp_path: Path, become: Serve) -> None:
+def test_a_finish_that_overwrites_a_cancel_is_found(tmp_path: Path, become: Become) -> None:
     become("unguarded_finish")
     with LiveServer(tmp_path / "data") as live:
         racer = live.api.new_user("racer")
