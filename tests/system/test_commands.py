@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import live_server
 from tests.live_server import RUN_PY, SUITE_SETTINGS, Answer, Api, LiveServer, pack_agent
 from tests.processes import descendants, is_running
 from tests.waiting import DEADLINE_SECONDS, wait_for
@@ -27,7 +28,7 @@ SLEEPER = (
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, str(RUN_PY), *arguments],
+        [*live_server.PROGRAM, *arguments],
         env={**os.environ, **SUITE_SETTINGS, **variables},
         capture_output=True,
         text=True,
