@@ -37,7 +37,7 @@ SAFE_FD = 10  # what is kept for a while stands here or above, out of the way
 # What a run sees in namespaces: its code, its scratch folder, its user. The server hands all code
 # over at CODE_PARENT, which a child empties before agent code runs.
 AGENT_DIR = "/agent"
-SCRATCH_DIR = "/home/agent"
+SCRATCH_DIR = "/scratch/run"
 CODE_PARENT = "/code"
 INNER_UID = 1000
 INNER_GID = 1000

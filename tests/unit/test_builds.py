@@ -196,6 +196,7 @@ def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
         store=store,
         sandbox=sandbox,
         limits=Limits(wall_seconds=60),
+        run_limits=Limits(),
         caps=dict.fromkeys(LIMIT_KEYS, 1024),
         reader=reader,
         disk=DiskReserve(tmp_path, reserve_bytes=10 * MEGABYTE, measure=disk.measure),

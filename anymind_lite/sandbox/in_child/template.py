@@ -18,7 +18,6 @@ import array
 import fcntl
 import gc
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable

@@ -64,6 +64,7 @@ class Conversation:
         self._is_log_flood = False
         self._scratch_fault = ""
         self._is_overdue = False
+        self._born_at: float | None = None
         self._is_ready = False  # of a template: it has imported, and stays
         self.is_warm = False  # it runs in a clone of a template
 
@@ -186,6 +187,8 @@ class Conversation:
             self._failure = "The sandbox ended unexpectedly."
             self._kill_child()
             return
+        if "pid" in message and self._born_at is None:
+            self._born_at = time.monotonic()
         if fds:
             self._pidfd = fds[0]
             self._resources.callback(os.close, fds[0])
@@ -279,7 +282,13 @@ class Conversation:
             cpu_ms=seen.get("cpu_ms", 0),
             max_rss_kb=seen.get("max_rss_kb", 0),
             duration_ms=round((time.monotonic() - started_at) * 1000),
+            start_ms=_milliseconds(started_at, self._born_at),
+            wall_ms=_milliseconds(self._born_at, time.monotonic()),
         )
+
+
+def _milliseconds(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else round((end - begin) * 1000, 1)
 
 
 def _anonymous_file(content: bytes) -> int:

@@ -66,6 +66,8 @@ class Observed:
     cpu_ms: int = 0
     max_rss_kb: int = 0
     duration_ms: int = 0
+    start_ms: float | None = None
+    wall_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Outcome:
     `details` is the child's report where `reason` rests on it: `result` for an execution that
     returned. `message` is one sentence for the agent's owner, empty when it returned. `tier` and
     `layers` are the walls that stood around the job; None where it never came to a child. `is_warm`
-    tells that its code had been imported before, in a template.
+    tells that its code had been imported before, in a template. `start_ms` passed until there was a
+    process for it, `wall_ms` from then on.
     """
 
     reason: StopReason
@@ -88,6 +91,8 @@ class Outcome:
     tier: Tier | None = None
     layers: tuple[str, ...] = ()
     is_warm: bool = False
+    start_ms: float | None = None
+    wall_ms: float | None = None
 
 
 def max_report_bytes(limits: Limits) -> int:
@@ -108,6 +113,8 @@ def read_outcome(seen: Observed, limits: Limits, mode: Mode) -> Outcome:
         duration_ms=seen.duration_ms,
         cpu_ms=seen.cpu_ms,
         max_rss_kb=seen.max_rss_kb,
+        start_ms=seen.start_ms,
+        wall_ms=seen.wall_ms,
         details=details,
     )
 

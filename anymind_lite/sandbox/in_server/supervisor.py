@@ -21,7 +21,7 @@ from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated, RunCgro
 from anymind_lite.sandbox.in_server.conversation import Conversation
 from anymind_lite.sandbox.in_server.outcome import Outcome, read_outcome
 from anymind_lite.sandbox.in_server.scratch import HostScratch, remove_scratch
-from anymind_lite.sandbox.in_server.templates import TemplatePool
+from anymind_lite.sandbox.in_server.templates import TemplatePool, Wish
 from anymind_lite.sandbox.policy import Tier
 from anymind_lite.sandbox.protocol import (
     AGENT_DIR,
@@ -196,15 +196,19 @@ class Supervisor:
         )
 
     def _make_template(
-        self, job: Job, number: int, resources: ExitStack
+        self, wish: Wish, number: int, resources: ExitStack
     ) -> tuple[Outcome, Conversation]:
         """Have a template made; it lives, if it returned, until `resources` are closed."""
-        started_at = time.monotonic()
+        started_at, job = time.monotonic(), wish.job
         conversation = resources.enter_context(Conversation(job.limits))
-        with self._registered(f"template-{number}", conversation):
-            failure = self._hand_over(
-                conversation, job, b"null", folders=resources, template=number
-            )
+        with self._registered(wish.key, conversation):
+            failure = ""
+            if wish.is_wanted():
+                failure = self._hand_over(
+                    conversation, job, b"null", folders=resources, template=number
+                )
+            else:
+                conversation.cancel()
             if not failure:
                 conversation.drive(self._kill_zygote)
         seen = conversation.observed(failure, started_at)

@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
@@ -48,7 +48,48 @@ class Standing:
     memory_bytes: int
 
 
-MakeTemplate = Callable[[Job, int, ExitStack], tuple[Outcome, Conversation]]
+@dataclass(frozen=True)
+class Wish:
+    """What is to be made: by which job, under which key it can be cancelled, whether still."""
+
+    name: str
+    job: Job
+    key: str
+    is_wanted: Callable[[], bool]
+
+
+MakeTemplate = Callable[[Wish, int, ExitStack], tuple[Outcome, Conversation]]
+
+
+class Bell:
+    """Wakes a thread that polls `fd`; `end` ends it."""
+
+    def __init__(self) -> None:
+        self._rope, self._clapper = socket.socketpair()
+
+    @property
+    def fd(self) -> int:
+        """What to poll."""
+        return self._clapper.fileno()
+
+    def ring(self) -> None:
+        """Wake the thread."""
+        try:
+            self._rope.send(b"x")
+        except OSError:
+            pass  # It is ending.
+
+    def answer(self) -> bool:
+        """Be ready for the next ring; tells whether to go on."""
+        return bool(self._clapper.recv(1024))
+
+    def end(self) -> None:
+        """End the thread."""
+        self._rope.close()
+
+    def close(self) -> None:
+        """Close what the thread polled, which is over."""
+        self._clapper.close()
 
 
 class TemplatePool:
@@ -61,22 +102,21 @@ class TemplatePool:
         self._standing: OrderedDict[str, Standing] = OrderedDict()  # the last used at the end
         self._unfit: OrderedDict[str, str] = OrderedDict()
         self._deaths: OrderedDict[str, int] = OrderedDict()
-        self._wanted: dict[str, Job] = {}
-        self._orders: SimpleQueue[str | None] = SimpleQueue()
+        self._wanted: dict[str, Wish] = {}
+        self._wishes: SimpleQueue[Wish | None] = SimpleQueue()
         self._number = 0
         self._threads: list[threading.Thread] = []
-        self._waker, self._woken = None, None
 
     @property
-    def is_on(self) -> bool:
-        """Whether templates are made at all."""
-        return self._memory_bytes > 0
+    def is_serving(self) -> bool:
+        """Whether templates are made now."""
+        return bool(self._threads)
 
     def start(self) -> None:
         """Begin to make templates."""
-        if not self.is_on:
+        if not self._memory_bytes:
             return
-        self._waker, self._woken = socket.socketpair()
+        self._bell = Bell()
         self._threads = [
             threading.Thread(target=self._make_wanted, name="templates", daemon=True),
             threading.Thread(target=self._watch, name="template-watch", daemon=True),
@@ -88,12 +128,12 @@ class TemplatePool:
         """End every template and wait for the threads."""
         if not self._threads:
             return
-        self._orders.put(None)
-        self._waker.close()
+        self._wishes.put(None)
+        self._bell.end()
         for thread in self._threads:
             thread.join()
         self._threads = []
-        self._woken.close()
+        self._bell.close()
         for name in list(self._standing):
             self.drop(name)
         self._unfit.clear()
@@ -117,91 +157,98 @@ class TemplatePool:
         with self._lock:
             if name in self._wanted or name in self._standing or name in self._unfit:
                 return
-            self._wanted[name] = job
-        self._orders.put(name)
+            wish = Wish(name, job, f"template-{name}", lambda: name in self._wanted)
+            self._wanted[name] = wish
+        self._wishes.put(wish)
 
-    def why_unfit(self, name: str) -> str:
-        """Tell why a name gets no template any more, "" if nothing speaks against it."""
-        return self._unfit.get(name, "")
+    def prepare(self, name: str, job: Job, *, key: str, is_wanted: Callable[[], bool]) -> Outcome:
+        """Make a template in the calling thread, whatever is known of the name; tell how it went.
+
+        `key` and `is_wanted` are as for `Supervisor.run`.
+        """
+        wish = Wish(name, job, key, is_wanted)
+        self.drop(name)
+        with self._lock:
+            self._wanted[name] = wish
+        return self._make_one(wish)
 
     def drop(self, name: str) -> None:
         """End a template; its runs go on. Nothing is remembered of it."""
         with self._lock:
             standing = self._standing.pop(name, None)
-            self._wanted.pop(name, None)
-            self._unfit.pop(name, None)
-            self._deaths.pop(name, None)
+            for memory in (self._wanted, self._unfit, self._deaths):
+                memory.pop(name, None)
         if standing is not None:
             standing.resources.close()
 
-    def prepare(self, name: str, job: Job) -> str:
-        """Make a template in the calling thread; tell why it cannot be, "" when it stands."""
-        if not self._threads:
-            return ""
+    def drop_all(self, beginning: str, *, but: str = "") -> None:
+        """End every template whose name begins so, but one."""
         with self._lock:
-            if name in self._standing:
-                return ""
-            self._wanted[name] = job
-        self._make_one(name)
-        return self.why_unfit(name)
+            names = {*self._standing, *self._wanted, *self._unfit, *self._deaths}
+        for name in names:
+            if name.startswith(beginning) and name != but:
+                self.drop(name)
 
     # --- the life of templates ---
 
     def _make_wanted(self) -> None:
-        while (name := self._orders.get()) is not None:
+        while (wish := self._wishes.get()) is not None:
             try:
-                self._make_one(name)
+                if wish.is_wanted():
+                    self._make_one(wish)
             except Exception:
-                logger.exception("event=template_crashed name=%s", name)
+                logger.exception("event=template_crashed name=%s", wish.name)
+                self.drop(wish.name)
 
-    def _make_one(self, name: str) -> None:
+    def _make_one(self, wish: Wish) -> Outcome:
         with self._lock:
-            job = self._wanted.get(name)
             self._number += 1
             number = self._number
-        if job is None:
-            return  # dropped meanwhile
         resources = ExitStack()
-        outcome, conversation = self._make(job, number, resources)
-        reason, usage = self._judge(outcome, conversation)
-        if reason or usage is None:
+        try:
+            outcome, conversation = self._make(wish, number, resources)
+            outcome, usage = _judge(outcome, conversation)
+            if usage is None:
+                self._give_up(wish.name, outcome)
+            else:
+                self._keep(wish, conversation, resources.pop_all(), number, usage)
+        finally:
             resources.close()
-            self._give_up(name, outcome, reason)
-            return
+        return outcome
+
+    def _keep(
+        self,
+        wish: Wish,
+        conversation: Conversation,
+        resources: ExitStack,
+        number: int,
+        usage: Usage,
+    ) -> None:
         lease = conversation.keep_lease_alone()
         standing = Standing(number, conversation, resources, lease, usage.private_bytes)
         with self._lock:
-            is_wanted = self._wanted.pop(name, None) is not None
+            is_wanted = self._wanted.pop(wish.name, None) is wish
             if is_wanted:
-                self._standing[name] = standing
+                self._standing[wish.name] = standing
         if not is_wanted:
             resources.close()
             return
-        logger.info(
-            "event=template_made name=%s memory_mb=%d", name, usage.private_bytes // MEGABYTE
-        )
-        self._wake()
+        megabytes = usage.private_bytes // MEGABYTE
+        logger.info("event=template_made name=%s memory_mb=%d", wish.name, megabytes)
+        self._bell.ring()
         self._shrink(self._memory_bytes)
 
-    def _judge(self, outcome: Outcome, conversation: Conversation) -> tuple[str, Usage | None]:
-        """Tell why a template cannot be used, and else what it uses."""
-        if outcome.reason is not StopReason.RETURNED:
-            return outcome.message, None
-        usage = conversation.usage()
-        if usage is None:
-            return "it ended", None
-        if usage.threads > 1:
-            return "it started a thread", None
-        if usage.shared_bytes:
-            return "it left shared memory", None
-        return "", usage
-
-    def _give_up(self, name: str, outcome: Outcome, reason: str) -> None:
+    def _give_up(self, name: str, outcome: Outcome) -> None:
         with self._lock:
             self._wanted.pop(name, None)
             if outcome.reason not in _PASSING:
-                _remember(self._unfit, name, reason)
-        logger.info("event=template_unfit name=%s reason=%r", name, reason)
+                _remember(self._unfit, name, outcome.message)
+        logger.info(
+            "event=template_not_made name=%s reason=%s why=%r",
+            name,
+            outcome.reason,
+            outcome.message,
+        )
 
     def _shrink(self, most_bytes: int) -> None:
         """End those that were not used for longest until the others fit."""
@@ -218,15 +265,15 @@ class TemplatePool:
         """Notice templates that end by themselves, and a machine that runs short of memory."""
         while True:
             poller = select.poll()
-            poller.register(self._woken, select.POLLIN)
+            poller.register(self._bell.fd, select.POLLIN)
             with self._lock:
                 leases = {one.lease.fileno(): name for name, one in self._standing.items()}
             for fd in leases:
                 poller.register(fd, select.POLLIN)
             events = poller.poll(_LOOK_SECONDS * 1000 if leases else None)
             for fd, _event in events:
-                if fd == self._woken.fileno():
-                    if not self._woken.recv(1024):
+                if fd == self._bell.fd:
+                    if not self._bell.answer():
                         return
                 else:
                     self._bury(leases[fd], fd)
@@ -246,11 +293,20 @@ class TemplatePool:
         standing.resources.close()
         logger.info("event=template_ended name=%s times=%d", name, deaths)
 
-    def _wake(self) -> None:
-        try:
-            self._waker.send(b"x")
-        except OSError:
-            pass  # The pool is ending.
+
+def _judge(outcome: Outcome, conversation: Conversation) -> tuple[Outcome, Usage | None]:
+    """Look at a template from outside: at what code that means well does not know of itself."""
+    if outcome.reason is not StopReason.RETURNED:
+        return outcome, None
+    usage = conversation.usage()
+    if usage is None:
+        message = "The template ended."
+        return replace(outcome, reason=StopReason.SANDBOX_FAILURE, message=message), None
+    if usage.threads > 1:
+        return replace(outcome, reason=StopReason.UNFIT, message="it started a thread"), None
+    if usage.shared_bytes:
+        return replace(outcome, reason=StopReason.UNFIT, message="it has shared memory"), None
+    return outcome, usage
 
 
 def _remember(memory: "OrderedDict[str, _T]", name: str, value: _T) -> None:

@@ -95,17 +95,16 @@ class Zygote:
 
     def serve(self) -> Birth | None:
         """Serve until the server hangs up; in every child return what it was born with."""
-        while True:
-            for key, _events in self._selector.select(self._seconds_to_next_deadline()):
-                key.data()
-                if self._birth is not None or self._is_over:
-                    return self._birth
+        while not self._is_over:
+            self._heed_all()
             self._enforce_deadlines()
-            if self._birth is not None:
-                return self._birth
             self._reap()
-            if self._birth is not None:
-                return self._birth
+        return self._birth
+
+    def _heed_all(self) -> None:
+        for key, _events in self._selector.select(self._seconds_to_next_deadline()):
+            if not self._is_over:
+                key.data()
 
     def stop(self) -> None:
         """Kill every child and whatever they left; in a child do nothing."""
@@ -216,6 +215,7 @@ class Zygote:
                 channel_fd=-1 if channel is None else channel.detach(),
                 thread_id_place=self._thread_id_place,
             )
+            self._is_over = True  # the loop is its parent's
             self._forget_runs()
         else:
             self._children.add(pid)
@@ -313,7 +313,7 @@ class Zygote:
 
     def _reap(self) -> None:
         """Collect every exited child; end and report each run once."""
-        while True:
+        while not self._is_over:
             try:
                 pid, status, usage = os.wait3(os.WNOHANG)
             except ChildProcessError:
@@ -327,8 +327,6 @@ class Zygote:
                 self._tell_exit(self._ending.pop(pid))
             elif self._templates is not None:
                 self._templates.reap(pid, status)
-            if self._birth is not None:
-                return
 
     def _end(self, run: Run, status: int, usage: Any) -> None:
         """Kill what the run left behind, then report; the order is what "nothing left" rests on."""

@@ -1,9 +1,9 @@
 """Templates: processes that have imported one version and clone themselves for each of its runs.
 
 Runs in the zygote. A template is hostile, and so is every clone: what is heard from them is one
-byte at a time, and from whom is for the kernel to say (SCM_CREDENTIALS). The clones are the zygote's
-own children, so that it waits for them, kills them and counts them; a template can at most refuse
-to serve its own version, which then runs without it.
+byte at a time, and from whom is for the kernel to say (SCM_CREDENTIALS). The clones are the
+zygote's own children, so that it waits for them, kills them and counts them; a template can at most
+refuse to serve its own version, which then runs without it.
 """
 
 import array
@@ -110,7 +110,7 @@ class Templates:
         template.scratch = int(scratch_bytes), int(scratch_files)
         template.spares_wanted = int(message["spares"])
         template.deadline = time.monotonic() + float(message["wall_seconds"])
-        template.channel.setblocking(False)
+        template.channel.settimeout(0)
         pidfd = os.pidfd_open(template.pid)
         try:
             template.session = linux.pid_in(self._proc_fd, pidfd)
@@ -157,7 +157,7 @@ class Templates:
     def _ask(self, template: Template) -> None:
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        ours.setblocking(False)
+        ours.settimeout(0)
         with theirs:
             try:
                 _send_fds(template.channel, [theirs.fileno()])

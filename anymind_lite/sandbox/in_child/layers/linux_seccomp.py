@@ -175,7 +175,7 @@ class Kind(Enum):
     TEMPLATE = "template"
 
     @classmethod
-    def of_run(cls, *, has_init: bool) -> "Kind":
+    def of_run(cls, *, has_init: bool) -> Kind:
         """Return the kind of a run."""
         return cls.RUN_WITH_INIT if has_init else cls.RUN
 

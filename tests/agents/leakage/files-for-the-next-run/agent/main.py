@@ -1,7 +1,7 @@
 import os
 
 PLACES = (
-    "/tmp /var/tmp /dev/shm /run /scratch /code /agent / /dev /etc /usr/lib /root /home".split()
+    "/tmp /var/tmp /dev/shm /run /scratch /scratch/run /code /agent / /dev /etc /usr/lib /root /home".split()
 )
 PLACES += ["/dev/mqueue", "/var/lib", "/usr/local", os.path.dirname(os.__file__)]
 
