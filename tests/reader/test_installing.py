@@ -100,9 +100,12 @@ return ()
 """
 
 
-def test_a_hostile_tree_is_put_in_place_and_removed_again(start: Start, outside: Outside) -> None:
-    # More levels than recursion or the length of a path (4,096 bytes) allows.
-    attack = HOSTILE_TREE.format(outside=str(outside.folder), levels=2500)
+# More levels than recursion allows; and more than a path has bytes. Each is made durable.
+@pytest.mark.parametrize("levels", [1100, pytest.param(5000, marks=pytest.mark.slow)])
+def test_a_hostile_tree_is_put_in_place_and_removed_again(
+    start: Start, outside: Outside, levels: int
+) -> None:
+    attack = HOSTILE_TREE.format(outside=str(outside.folder), levels=levels)
     reader, store = start(attack, _ANSWER.replace("ROOT", "''")), outside.store
     folder, _ = unpack_code(version_in(store), store=store, reader=reader)
     assert folder.is_dir()
