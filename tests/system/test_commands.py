@@ -304,6 +304,7 @@ def test_a_killed_server_leaves_no_process_and_says_what_was_interrupted(tmp_pat
         assert api.execute(1, {"seconds": 0}).json["status"] == "completed"
 
 
+@pytest.mark.slow  # test_backend.py holds the refusal; this, that `serve` says it
 def test_a_lost_database_beside_artifacts_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with LiveServer(data) as live:
