@@ -340,6 +340,8 @@ def _error_code(reason: StopReason) -> ErrorCode | None:
             return ErrorCode.EXCEPTION
         case StopReason.SERVER_ENDED:
             return ErrorCode.SERVER_RESTARTED
+        case StopReason.UNFIT:  # said of templates, not of executions
+            return ErrorCode.SANDBOX_FAILURE
         case _:
             return ErrorCode(reason)
 

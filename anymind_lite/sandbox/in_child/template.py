@@ -26,7 +26,7 @@ from typing import Any
 
 from anymind_lite.sandbox.in_child import cloning, runner
 from anymind_lite.sandbox.in_child.fitness import why_unfit
-from anymind_lite.sandbox.in_child.layers import Confinement, layers_for_clone
+from anymind_lite.sandbox.in_child.layers import Confinement, layers_for_clone, posix
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.protocol import (
     CHANNEL_FD,
@@ -97,6 +97,7 @@ def _be_spare(
     if fds:
         _lay_out(*fds)
         job, _places = read_job(JOB_FD)
+        posix.limit_cpu(job.limits)  # an import may have longer
         _draw_new_randomness()
         runner.run_imported(replace(job, code_dir=confinement.code_dir), function)
 
