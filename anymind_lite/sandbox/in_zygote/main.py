@@ -11,6 +11,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from typing import Any
 
 from anymind_lite.sandbox.in_child import cloning
@@ -73,6 +74,7 @@ class Zygote:
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ, self._take_job)
         self._selector.register(self._listen_for_exits(), selectors.EVENT_READ, self._drain_exits)
+        self._unserved: deque[Order] = deque()  # whose template could not give a clone
         self._templates: Templates | None = None
         if can_clone(walls):
             self._templates = Templates(
@@ -80,7 +82,8 @@ class Zygote:
                 proc_fd,
                 children=self._children,
                 begin_run=self._begin_warm,
-                run_without=self._run_without,
+                # Forked by the loop alone: a fork comes back to where it was made.
+                run_without=self._unserved.append,
             )
 
     def _listen_for_exits(self) -> int:
@@ -99,6 +102,8 @@ class Zygote:
             self._heed_all()
             self._enforce_deadlines()
             self._reap()
+            while self._unserved and not self._is_over:
+                self._run_without(self._unserved.popleft())
         return self._birth
 
     def _heed_all(self) -> None:
@@ -228,6 +233,9 @@ class Zygote:
         """
         for run in (*self._runs.values(), *self._ending.values()):
             run.lease.close()
+        for order in self._unserved:
+            order.lease.close()
+        self._unserved.clear()
         self._runs.clear()
         self._ending.clear()
         self._children.clear()
@@ -321,12 +329,12 @@ class Zygote:
             if pid == 0:
                 return
             self._children.discard(pid)
+            if self._templates is not None:
+                self._templates.reap(pid, status)
             if pid in self._runs:
                 self._end(self._runs.pop(pid), status, usage)
             elif pid in self._ending:
                 self._tell_exit(self._ending.pop(pid))
-            elif self._templates is not None:
-                self._templates.reap(pid, status)
 
     def _end(self, run: Run, status: int, usage: Any) -> None:
         """Kill what the run left behind, then report; the order is what "nothing left" rests on."""
@@ -344,7 +352,7 @@ class Zygote:
             self._ending[run.init_pid] = run
             return
         if run.template is not None and self._templates is not None:
-            self._templates.end_run(run.template, run.pid)
+            self._templates.look()
         self._sweep()
         self._tell_exit(run)
 

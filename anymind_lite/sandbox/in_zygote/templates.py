@@ -27,6 +27,9 @@ _BIRTH_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
 _MOST_LOST_SPARES = 3
 
+# What is told of a job's end, and nobody asks of a template.
+_UNTOLD = {"cpu_ms": 0, "max_rss_kb": 0}
+
 _CREDENTIALS = struct.Struct("iii")  # struct ucred of unix(7): pid, uid, gid
 
 
@@ -72,9 +75,13 @@ class Template:
         self.is_ready = False
         self.is_over = False
         self.spares: list[Spare] = []
-        self.runs: set[int] = set()
+        self.processes = {pid}  # itself, its spares and their runs, as far as known and not reaped
         self.waiting: deque[Order] = deque()
         self.lost_spares = 0
+
+    def count_unborn(self) -> int:
+        """Return how many clones may exist of which the kernel has not told us yet."""
+        return sum(spare.pid < 0 for spare in self.spares)
 
 
 class Templates:
@@ -94,9 +101,9 @@ class Templates:
         self._children = children  # every child of the zygote that it knows and has not reaped
         self._begin_run = begin_run
         self._run_without = run_without
-        self._by_key: dict[int, Template] = {}
-        self._by_pid: dict[int, Template] = {}
-        self._ending_inits: set[int] = set()
+        self._by_key: dict[int, Template] = {}  # that clone on demand
+        self._by_process: dict[int, Template] = {}
+        self._by_init: dict[int, Template] = {}  # that have a process, known to us or not
         self._next_look = 0.0
         flags = os.O_RDONLY | os.O_CLOEXEC
         self._mounts_fd = os.open("self/ns/mnt", flags, dir_fd=proc_fd)
@@ -118,7 +125,8 @@ class Templates:
         finally:
             os.close(pidfd)
         self._by_key[template.key] = template
-        self._by_pid[template.pid] = template
+        self._by_process[template.pid] = template
+        self._by_init[template.init_pid] = template
         register = self._selector.register
         register(template.lease, selectors.EVENT_READ, lambda: self._retire(template))
         register(template.channel, selectors.EVENT_READ, lambda: self._heed(template))
@@ -177,6 +185,8 @@ class Templates:
         word, pid = _receive_word(spare.birth)
         if word == HELLO and spare.pid < 0 and self._is_clone(template, pid):
             self._children.add(pid)
+            self._by_process[pid] = template
+            template.processes.add(pid)
             spare.pid = pid
             if self._raise_walls(template, spare):
                 return
@@ -229,7 +239,6 @@ class Templates:
             self._lose(template, spare)
             return
         self._forget(template, spare)
-        template.runs.add(spare.pid)
         self._begin_run(order, spare.pid, template)
         order.close()
 
@@ -238,8 +247,7 @@ class Templates:
     def _lose(self, template: Template, spare: Spare) -> None:
         """End a spare that is of no use; a template that gives no others is of none either."""
         self._forget(template, spare)
-        if spare.pid > 0:
-            _kill(spare.pid)
+        self._kill(spare.pid)
         template.lost_spares += 1
         if template.lost_spares >= _MOST_LOST_SPARES:
             self.destroy(template)
@@ -262,78 +270,71 @@ class Templates:
         template.channel.close()
         for spare in list(template.spares):
             self._forget(template, spare)
-            if spare.pid > 0:
-                _kill(spare.pid)
-        _kill(template.pid)
-        self._end_if_empty(template)
+            self._kill(spare.pid)
+        self._kill(template.pid)
         while template.waiting:
             self._run_without(template.waiting.popleft())
 
     def destroy(self, template: Template) -> None:
         """End a template with everything it made: the end of an init ends its pid namespace."""
-        _kill(template.init_pid)
+        self._kill(template.init_pid)
         self._retire(template)
 
-    def _end_if_empty(self, template: Template) -> None:
-        """End the pid namespace when nothing of use is left in it."""
-        if template.is_over and not template.runs and template.pid not in self._by_pid:
-            _kill(template.init_pid)
-
-    def reap(self, pid: int, status: int) -> bool:
-        """Take note of an exit; tells whether it was a template's."""
-        template = self._by_pid.pop(pid, None)
+    def reap(self, pid: int, status: int) -> None:
+        """Take note that a child has exited, whoever it was."""
+        self._by_init.pop(pid, None)
+        template = self._by_process.pop(pid, None)
         if template is None:
-            return False
-        self._retire(template)
-        _tell(template.lease, {"status": status, "timed_out": False, "cpu_ms": 0, "max_rss_kb": 0})
-        template.lease.close()
-        self._end_if_empty(template)
-        return True
+            return
+        template.processes.discard(pid)
+        if pid == template.pid:
+            self._retire(template)
+            _tell(template.lease, {"status": status, "timed_out": False} | _UNTOLD)
+            template.lease.close()
+        if template.is_over and not template.processes:
+            self._kill(template.init_pid)  # with whatever it made behind our back
 
-    def end_run(self, template: Template, pid: int) -> None:
-        """Take note that a run is over."""
-        template.runs.discard(pid)
-        self._end_if_empty(template)
-        self.look()
+    def _kill(self, pid: int) -> None:
+        """Kill a child that was not reaped yet, or do nothing: the pid may be another's by then."""
+        if pid in self._children:
+            os.kill(pid, signal.SIGKILL)
 
     def forget_all(self) -> None:
         """Let go, in a child, of what belongs to others."""
         os.close(self._mounts_fd)
-        for template in self._by_pid.values():
+        for template in self._by_init.values():
             template.lease.close()
             template.channel.close()
             for spare in template.spares:
                 spare.birth.close()
             for order in template.waiting:
                 order.lease.close()
-        self._by_key.clear()
-        self._by_pid.clear()
+        for table in (self._by_key, self._by_process, self._by_init):
+            table.clear()
 
     # --- deadlines, and what a template made without being asked ---
 
     def next_deadline(self) -> float | None:
         """Return when to look again (time.monotonic()), None while there is no template."""
-        if not self._by_pid:
+        if not self._by_init:
             return None
-        waiting = [one.deadline for one in self._by_pid.values() if not one.is_ready]
+        imports = [one.deadline for one in self._by_key.values() if not one.is_ready]
         births = [
             spare.deadline
-            for one in self._by_pid.values()
+            for one in self._by_key.values()
             for spare in one.spares
             if not spare.is_ready
         ]
-        return min([*waiting, *births, self._next_look])
+        return min([*imports, *births, self._next_look])
 
     def enforce_deadlines(self, now: float) -> None:
         """End what does not import or clone in time, and whoever made more than was asked for."""
-        for template in list(self._by_pid.values()):
-            if not template.is_ready and now >= template.deadline and not template.is_over:
+        for template in list(self._by_key.values()):
+            is_late = not template.is_ready and now >= template.deadline
+            spares = template.spares
+            if is_late or any(not one.is_ready and now >= one.deadline for one in spares):
                 self.destroy(template)
-            for spare in list(template.spares):
-                if not spare.is_ready and now >= spare.deadline:
-                    self.destroy(template)
-                    break
-        if self._by_pid and now >= self._next_look:
+        if self._by_init and now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
             self.look()
 
@@ -342,14 +343,13 @@ class Templates:
 
         All clones are children of ours, whoever made them, and stay in their template's session.
         """
-        templates = {template.session: template for template in self._by_pid.values()}
-        unborn = sum(spare.pid < 0 for one in templates.values() for spare in one.spares)
+        unborn = {one: one.count_unborn() for one in self._by_init.values()}
         listed = self._list_children()
-        if len(listed) <= len(self._children) + unborn:
+        if len(listed) <= len(self._children) + sum(unborn.values()):
             return
         found = Counter(self._session_of(pid) for pid in listed)
-        for session, template in templates.items():
-            if found[session] > 1 + len(template.spares) + len(template.runs):
+        for template, most in unborn.items():
+            if found[template.session] > len(template.processes) + most:
                 self.destroy(template)
 
     def _list_children(self) -> list[int]:
@@ -393,10 +393,3 @@ def _tell(lease: socket.socket, message: dict[str, Any], fds: list[int] | None =
         send_message(lease, message, fds or [])
     except OSError:
         pass  # The server has given it up.
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # Gone and reaped.
