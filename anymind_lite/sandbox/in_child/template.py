@@ -53,6 +53,7 @@ def be_template(job: Job, confinement: Confinement, thread_id_place: int) -> Non
     channel = socket.socket(fileno=CHANNEL_FD)
     function = runner.import_ahead(job, lambda: why_unfit(confinement.scratch_dir))
     if function is None:
+        channel.detach()  # Open to the last: to hang up before is to be killed.
         return
     gc.collect()
     gc.freeze()
