@@ -80,7 +80,6 @@ class Zygote:
                 proc_fd,
                 children=self._children,
                 begin_run=self._begin_warm,
-                run_without=self._run_without,
             )
 
     def _listen_for_exits(self) -> int:
@@ -99,6 +98,7 @@ class Zygote:
             self._heed_all()
             self._enforce_deadlines()
             self._reap()
+            self._run_left_over()
         return self._birth
 
     def _heed_all(self) -> None:
@@ -135,6 +135,11 @@ class Zygote:
             self._make_template(order)
         elif self._templates is None or not self._templates.order(order):
             self._run_without(order)
+
+    def _run_left_over(self) -> None:
+        """Fork what lost its template, here alone: a child must find nothing more to do."""
+        while self._templates and self._templates.left_over and not self._is_over:
+            self._run_without(self._templates.left_over.popleft())
 
     def _run_without(self, order: Order) -> None:
         """Fork a child for a job that no template serves; returns in the child, too."""
@@ -321,30 +326,24 @@ class Zygote:
             if pid == 0:
                 return
             self._children.discard(pid)
+            exit_told = _exit_of(status, usage)
+            if self._templates is not None:
+                self._templates.reap(pid, exit_told)
             if pid in self._runs:
-                self._end(self._runs.pop(pid), status, usage)
+                self._end(self._runs.pop(pid), exit_told)
             elif pid in self._ending:
                 self._tell_exit(self._ending.pop(pid))
-            elif self._templates is not None:
-                self._templates.reap(pid, status)
 
-    def _end(self, run: Run, status: int, usage: Any) -> None:
+    def _end(self, run: Run, exit_told: dict[str, Any]) -> None:
         """Kill what the run left behind, then report; the order is what "nothing left" rests on."""
         if not run.is_killed:
             self._selector.unregister(run.lease)
-        run.exit = {
-            "status": status,
-            "timed_out": run.is_timed_out,
-            "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
-            "max_rss_kb": usage.ru_maxrss,
-        }
+        run.exit = {**exit_told, "timed_out": run.is_timed_out}
         if run.init_pid > 0:
             # It is reaped when nobody is left in its pid namespace, and not before.
             os.kill(run.init_pid, signal.SIGKILL)
             self._ending[run.init_pid] = run
             return
-        if run.template is not None and self._templates is not None:
-            self._templates.end_run(run.template, run.pid)
         self._sweep()
         self._tell_exit(run)
 
@@ -379,6 +378,11 @@ def can_clone(walls: Walls) -> bool:
 
 def _deadline_of(order: Order) -> float:
     return time.monotonic() + float(order.message["wall_seconds"])
+
+
+def _exit_of(status: int, usage: Any) -> dict[str, Any]:
+    cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
+    return {"status": status, "cpu_ms": cpu_ms, "max_rss_kb": usage.ru_maxrss}
 
 
 def _tell(lease: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
