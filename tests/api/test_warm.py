@@ -41,9 +41,8 @@ def _templates(backend: Backend) -> None:
 
 
 def execute(client: FlaskClient, person: Person, agent_id: int) -> Any:
-    body = {"payload": {}}
-    response = client.post(f"{RUNTIME}/{agent_id}/execute", json=body, headers=person.by_key)
-    return body_of(response, 201)
+    url = f"{RUNTIME}/{agent_id}/execute"
+    return body_of(client.post(url, json={"payload": {}}, headers=person.by_key), 201)
 
 
 def newest_version(agent_id: int) -> Any:
