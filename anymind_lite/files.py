@@ -40,7 +40,7 @@ def make_dir_durable(path: Path, mode: int = 0o700) -> None:
         try:
             folder.mkdir(mode)
         except FileExistsError:
-            pass  # Another made it, and may have taken it away again: `exist_ok` would not have that.
+            pass  # Another made it, and may have taken it away again, which `exist_ok` refuses.
         fsync_dir(folder.parent)
 
 
