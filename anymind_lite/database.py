@@ -15,11 +15,22 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peewee import DatabaseError, DatabaseProxy, ModelSelect, OperationalError, SqliteDatabase
+from peewee import (
+    DatabaseError,
+    DatabaseProxy,
+    Field,
+    ModelInsert,
+    ModelSelect,
+    ModelUpdate,
+    OperationalError,
+    SqliteDatabase,
+    Value,
+)
 from playhouse.migrations import Runner
 
 from anymind_lite.clock import utc_now
@@ -344,8 +355,10 @@ def write_transaction() -> Iterator[None]:
 class PreparedSelect:
     """A select whose SQL is rendered once, for statements that every request needs.
 
-    Peewee takes some 250 us to write the SQL of a query that SQLite answers in 6. The values in the
-    query only hold the places of those that `find` gets, in the order in which they stand.
+    Peewee takes some 250 us to write the SQL of a query that SQLite answers in 6, and some 80 to
+    find out what its columns are. The values in the query only hold the places of those that `find`
+    gets, in the order in which they stand. What is selected are columns of the query's own model,
+    and others by an alias.
     """
 
     def __init__(self, query: ModelSelect) -> None:
@@ -357,9 +370,57 @@ class PreparedSelect:
         sql: str = self._query.sql()[0]
         return sql
 
+    @cached_property
+    def _columns(self) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+        """Name and reader of each column."""
+        return tuple((one.name, one.unwrap().python_value) for one in self._query.selected_columns)
+
     def find(self, *values: object) -> Any:
         """Return the first row as a model, or None."""
-        return next(iter(list(self._query.model.raw(self._sql, *values))), None)
+        # All rows, or the statement would pin the write-ahead log until it is collected.
+        rows = database.execute_sql(self._sql, values).fetchall()
+        if not rows:
+            return None
+        pairs = zip(self._columns, rows[0], strict=True)
+        # As Peewee makes the models of a select: what was not selected has no default either.
+        return self._query.model(
+            __no_default__=1, **{name: read(value) for (name, read), value in pairs}
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a `PreparedWrite` a value goes, and how it is written."""
+
+    name: str
+    write: Callable[[Any], Any]
+
+
+def blank(field: Field, name: str = "") -> Value:
+    """Stand in a `PreparedWrite` for a value of a field that comes later; named as it, or so."""
+    return Value(_Place(name or field.name, field.db_value), converter=False, unpack=False)
+
+
+def blanks(*fields: Field) -> dict[Field, Value]:
+    """Return a blank for each of these fields, as `insert` and `update` take them."""
+    return {field: blank(field) for field in fields}
+
+
+class PreparedWrite:
+    """An insert or update whose SQL is rendered once; every value in it is a `blank`."""
+
+    def __init__(self, query: ModelInsert | ModelUpdate) -> None:
+        self._query = query
+
+    @cached_property
+    def _rendered(self) -> tuple[str, list[_Place]]:
+        sql, places = self._query.sql()
+        return sql, places
+
+    def run(self, **values: object) -> Any:
+        """Execute it with a value for each blank, by name; returns the cursor."""
+        sql, places = self._rendered
+        return database.execute_sql(sql, [one.write(values[one.name]) for one in places])
 
 
 def is_disk_full(error: BaseException) -> bool:

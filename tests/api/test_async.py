@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from anymind_lite.backend import Backend
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import AgentVersion, Execution, User
+from anymind_lite.models import AgentVersion, User
 from anymind_lite.routes._prefer import read_preference
 from anymind_lite.services import executions
 from anymind_lite.services.executor import LONG_POLLS, Place
@@ -314,7 +314,7 @@ def test_row_is_held_before_anybody_can_see_it(
     seen: list[int] = []
     insert = executions._insert_execution
 
-    def watched(*arguments: Any, claim: Any, **named: Any) -> Execution:
+    def watched(*arguments: Any, claim: Any, **named: Any) -> int:
         def claim_and_look(execution_id: int) -> None:
             claim(execution_id)
             assert execution_id in backend.executor.held
