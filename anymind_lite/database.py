@@ -1,7 +1,8 @@
 """The SQLite database: how it is opened, how it is written to, when its disk is full.
 
 One file in WAL mode with `synchronous=FULL`: what a client was told is done survives a power cut
-(SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode).
+(SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode). Only
+what nobody is told may be committed without a flush, by `write_transaction(is_durable=False)`.
 Readers never wait. Writers go one at a time through `write_transaction()`. Before the schema of a
 database changes, a copy of it is kept.
 """
@@ -14,7 +15,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,16 @@ class ServerDatabase(SqliteDatabase):
         connection: sqlite3.Connection = super()._connect()
         self._opened.append(connection)
         return connection
+
+    @contextmanager
+    def unflushed(self) -> Iterator[None]:
+        """Commit on this thread without a flush for as long as the block. Not in a transaction."""
+        connection = self.connection()
+        connection.execute("PRAGMA synchronous = normal")
+        try:
+            yield
+        finally:
+            connection.execute(f"PRAGMA synchronous = {_PRAGMAS['synchronous']}")
 
     def close_all(self) -> None:
         """Close every thread's connection; no thread may use the database any more."""
@@ -330,13 +341,17 @@ def check_copy(connection: sqlite3.Connection) -> str:
 
 
 @contextmanager
-def write_transaction() -> Iterator[None]:
+def write_transaction(*, is_durable: bool = True) -> Iterator[None]:
     """Run the block as one durable transaction, alone; nothing of it stays when it raises.
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
     the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
     Keep the block short: no agent code, no file, no network inside. Raises DatabaseDamaged,
     and OperationalError when its turn does not come.
+
+    One that is not durable survives the death of this process at once, and a power cut only when a
+    durable one has followed, which flushes the log with both: for what nobody is told yet. Inside
+    another transaction it is as durable as that one.
     """
     if database.damage:
         raise DatabaseDamaged(
@@ -346,7 +361,9 @@ def write_transaction() -> Iterator[None]:
     if not _write_lock.acquire(timeout=_TURN_TIMEOUT_SECONDS):
         raise OperationalError("database is locked")
     try:
-        with database.atomic("IMMEDIATE"):
+        is_flushed = is_durable or database.in_transaction()
+        flushing = nullcontext() if is_flushed else database.unflushed()
+        with flushing, database.atomic("IMMEDIATE"):
             yield
     finally:
         _write_lock.release()

@@ -163,7 +163,9 @@ def _replay(user: User, request: KeyedRequest | None) -> None:
 def _execute(call: _Call, executor: Executor, patience_seconds: float | None) -> int:
     if patience_seconds is None:
         with executor.place(call.user, call.version) as place:
-            execution_id, has_slot = _begin(call, place)
+            # Nobody is told before its end is written, unless the same may be asked for again.
+            is_durable = call.request is not None
+            execution_id, has_slot = _begin(call, place, is_durable=is_durable)
             _carry_out(execution_id, call, place, executor, has_slot=has_slot)
     else:
         execution_id = _begin_in_background(call, executor)
@@ -171,18 +173,19 @@ def _execute(call: _Call, executor: Executor, patience_seconds: float | None) ->
     return execution_id
 
 
-def _begin(call: _Call, place: Place) -> tuple[int, bool]:
+def _begin(call: _Call, place: Place, *, is_durable: bool) -> tuple[int, bool]:
     """Insert the row; return its id, and whether it has its slot."""
     # Asked once: another thread may hand the slot over while the row is written, and what the row
     # says is what must be done. (test_a_slot_that_comes_while_the_row_is_written)
     has_slot = place.reservation.has_slot
-    return _insert_execution(call, has_slot, claim=place.claim), has_slot
+    execution_id = _insert_execution(call, has_slot, claim=place.claim, is_durable=is_durable)
+    return execution_id, has_slot
 
 
 def _begin_in_background(call: _Call, executor: Executor) -> int:
     with ExitStack() as stack:
         place = stack.enter_context(executor.place(call.user, call.version))
-        execution_id, has_slot = _begin(call, place)
+        execution_id, has_slot = _begin(call, place, is_durable=True)
         carry_out = partial(
             _carry_out, execution_id, call, place, executor, has_slot=has_slot, is_patient=True
         )
@@ -235,12 +238,14 @@ def _runnable_version(user: User, agent_id: int) -> AgentVersion:
     return version
 
 
-def _insert_execution(call: _Call, has_slot: bool, *, claim: Callable[[int], None]) -> int:
+def _insert_execution(
+    call: _Call, has_slot: bool, *, claim: Callable[[int], None], is_durable: bool
+) -> int:
     """Write the row and return its id, claimed before anybody else can see it."""
     now = utc_now()
     status = ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING
     try:
-        with write_transaction():
+        with write_transaction(is_durable=is_durable):
             _replay(call.user, call.request)  # the same may have been asked for twice at once
             inserted = _INSERT.run(
                 agent=call.version.agent_id,
@@ -291,9 +296,12 @@ def _run(execution_id: int, call: _Call, executor: Executor) -> Outcome:
 
 
 def mark_running(execution_id: int, *, queue_ms: float | None = None) -> bool:
-    """pending -> running; tells whether it did, for it may have been cancelled."""
+    """pending -> running; tells whether it did, for it may have been cancelled.
+
+    Not durable: after a power cut recovery closes what is pending as it closes what is running.
+    """
     now = utc_now()
-    with write_transaction():
+    with write_transaction(is_durable=False):
         changed = (
             Execution.update(
                 status=ExecutionStatus.RUNNING,

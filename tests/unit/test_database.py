@@ -527,6 +527,66 @@ class TestDiskFull:
         assert not is_disk_full(one)
 
 
+class TestDurability:
+    """Whether a commit waits for the disk is a property of the transaction, of no other."""
+
+    @staticmethod
+    def is_flushed(database: ServerDatabase) -> bool:
+        return bool(database.execute_sql("PRAGMA synchronous").fetchone()[0] == 2)
+
+    def test_only_what_says_so_is_not_flushed(self, database: ServerDatabase) -> None:
+        seen = []
+        for is_durable in (True, False, True, False, False, True):
+            with write_transaction(is_durable=is_durable):
+                seen.append(self.is_flushed(database))
+            assert self.is_flushed(database)
+        assert seen == [True, False, True, False, False, True]
+
+    def test_inside_another_it_is_as_durable_as_that(self, database: ServerDatabase) -> None:
+        with write_transaction(), write_transaction(is_durable=False):
+            assert self.is_flushed(database)
+        assert self.is_flushed(database)
+
+    def test_failure_leaves_the_next_one_durable(self, database: ServerDatabase) -> None:
+        with pytest.raises(RuntimeError), write_transaction(is_durable=False):
+            raise RuntimeError
+        with write_transaction():
+            assert self.is_flushed(database)
+
+    def test_lock_of_another_program_leaves_the_next_one_durable(
+        self, database: ServerDatabase, tmp_path: Path
+    ) -> None:
+        database.timeout = 0.01
+        with closing(sqlite3.connect(tmp_path / "anymind.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(OperationalError), write_transaction(is_durable=False):
+                pass
+        with write_transaction():
+            assert self.is_flushed(database)
+
+    def test_what_was_not_flushed_survives_the_death_of_the_process(self, tmp_path: Path) -> None:
+        path = tmp_path / "killed.sqlite3"
+        killed = subprocess.run([sys.executable, "-c", UNFLUSHED, path], cwd=ROOT, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        with closing(open_to_read(path)) as connection:
+            assert connection.execute("SELECT email FROM user").fetchall() == [("a@b.c",)]
+
+
+# Commits without a flush, and kills itself at once.
+UNFLUSHED = """
+import os, signal, sys
+from pathlib import Path
+from anymind_lite.clock import utc_now
+from anymind_lite.database import open_database, write_transaction
+from anymind_lite.models import User
+
+open_database(Path(sys.argv[1]))
+with write_transaction(is_durable=False):
+    User.create(email="a@b.c", username="a", password_hash="x", created_at=utc_now())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 class TestPreparedSelect:
     def test_finds_what_the_query_finds(self, rows: Rows) -> None:
         agents = [rows.agent(name=f"agent {number}") for number in range(3)]
