@@ -115,9 +115,13 @@ class DocumentedApi(Api):
         self._app.register_blueprint(blueprint)
         self._undocumented.append(blueprint)
 
+    def _register_responses(self) -> None:
+        """Leave out, at a start, what is only for the document."""
+
     def document(self) -> dict[str, Any]:
         """Return the document of all that is registered."""
         with self._documenting:
+            super()._register_responses()
             for blueprint in self._undocumented:
                 name = blueprint.name
                 blueprint.register_views_in_doc(
