@@ -25,7 +25,7 @@ from anymind_lite.services.builds import Builder
 from anymind_lite.services.executions import write_kept_ends
 from anymind_lite.services.executor import Executor
 from anymind_lite.services.idempotency import STEADY_SECONDS, forget_expired
-from anymind_lite.services.limits import operator_caps, operator_limits
+from anymind_lite.services.limits import operator_caps, operator_limits, warm_memory_bytes
 from anymind_lite.services.readiness import Readiness, ReadinessLog, check_readiness
 from anymind_lite.services.recovery import (
     close_orphans,
@@ -81,8 +81,13 @@ class Backend:
             Keep(settings.execution_retention_days, settings.execution_retention_count)
         )
         self.sandbox = Supervisor(
-            settings.run_path / "scratch", settings.code_path, min_tier=Tier(settings.min_tier)
+            settings.run_path / "scratch",
+            settings.code_path,
+            min_tier=Tier(settings.min_tier),
+            warm_memory_bytes=warm_memory_bytes(settings),
         )
+        import_limits = operator_limits(settings, settings.build_timeout_seconds)
+        run_limits = operator_limits(settings, settings.execution_timeout_seconds)
         self.executor = Executor(
             slots=SlotPool(
                 settings.worker_concurrency,
@@ -91,7 +96,8 @@ class Backend:
             ),
             sandbox=self.sandbox,
             store=self.store,
-            limits=operator_limits(settings, settings.execution_timeout_seconds),
+            limits=run_limits,
+            import_limits=import_limits,
             caps=operator_caps(settings),
             reader=self.reader,
             disk=self.disk,
@@ -99,7 +105,8 @@ class Backend:
         self._builder = Builder(
             store=self.store,
             sandbox=self.sandbox,
-            limits=operator_limits(settings, settings.build_timeout_seconds),
+            limits=import_limits,
+            run_limits=run_limits,
             caps=operator_caps(settings),
             reader=self.reader,
             disk=self.disk,

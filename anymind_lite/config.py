@@ -246,6 +246,14 @@ class Settings:
         table="workers",
         doc="How long an execution waits for a place before it is answered 503",
     )
+    warm_memory_mb: int = _setting(
+        "WARM_MEMORY_MB",
+        Integer(-1, _MAX_MB, "MB"),
+        default=-1,
+        table="workers",
+        doc="Memory for versions that are kept imported, so that runs begin at once; 0 switches "
+        "that off, -1 is an eighth of the machine's, at most 1024",
+    )
     build_workers: int = _setting(
         "BUILD_WORKERS",
         Integer(1, 16),

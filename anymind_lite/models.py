@@ -12,6 +12,7 @@ from peewee import (
     AutoField,
     BooleanField,
     Field,
+    FloatField,
     ForeignKeyField,
     IntegerField,
     Model,
@@ -160,8 +161,10 @@ class Execution(BaseModel):
     """One recorded call of a version; `input_data` and `output_data` are JSON text.
 
     `tier` and `layers`, their names with commas between, are the walls that stood around it;
-    `duration_ms` is how long it took inside them, `cpu_ms` and `max_rss_kb` what it used. All null
-    where it never came to a child.
+    `duration_ms` is how long it took inside them, `start_ms` of that until there was a process for
+    it and `wall_ms` from then on, `cpu_ms` and `max_rss_kb` what it used; `is_warm` tells whether
+    its code had been imported before. All null where it never came to a child. `queue_ms` is how
+    long it waited in line.
     """
 
     agent: Any = ForeignKeyField(Agent, backref="executions", on_delete="CASCADE")
@@ -182,6 +185,10 @@ class Execution(BaseModel):
     duration_ms: Any = IntegerField(null=True)
     cpu_ms: Any = IntegerField(null=True)
     max_rss_kb: Any = IntegerField(null=True)
+    is_warm: Any = BooleanField(null=True)
+    queue_ms: Any = FloatField(null=True)
+    start_ms: Any = FloatField(null=True)
+    wall_ms: Any = FloatField(null=True)
 
 
 class IdempotencyKey(BaseModel):

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anymind_lite.clock import iso_format, utc_now
@@ -27,6 +27,7 @@ from anymind_lite.services.retention import Keep, Retention
 from tests.many_rows import fill
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAM: Sequence[str] = (sys.executable, str(ROOT / "run.py"))
 ROUNDS = 60
 LISTS = {
     "newest 20": "runtime/executions?limit=20",
@@ -102,7 +103,7 @@ class Served:
     def __enter__(self) -> "Served":
         started = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), "serve", "--port", "0", "--data", self._data],
+            [*PROGRAM, "serve", "--port", "0", "--data", self._data],
             env=os.environ | {"LOG_LEVEL": "ERROR"},
             stdout=subprocess.PIPE,
             text=True,

@@ -20,6 +20,7 @@ from tests.waiting import DEADLINE_SECONDS, wait_for
 
 ROOT = Path(__file__).parent.parent
 RUN_PY = ROOT / "run.py"
+PROGRAM: Sequence[str] = (sys.executable, str(RUN_PY))  # the product; mutants take its place
 
 # What a suite needs: cheap passwords, no limit on its many registrations.
 SUITE_SETTINGS = {
@@ -183,10 +184,11 @@ class LiveServer:
         *,
         settings: Mapping[str, str] | None = None,
         open_files: tuple[int, int] | None = None,
-        program: Sequence[str] = (sys.executable, str(RUN_PY)),
+        program: Sequence[str] | None = None,
     ) -> None:
         self.data = data
-        self._program = program  # what understands `serve`; other tests put something around it
+        # What understands `serve`; other tests put something around it.
+        self._program = PROGRAM if program is None else program
         self._open_files = open_files  # soft and hard
         self._settings = {**SUITE_SETTINGS, **(settings or {})}
         self._output: list[str] = []

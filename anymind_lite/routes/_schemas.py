@@ -125,6 +125,14 @@ def _number(description: str, example: int | None = 1, **kwargs: Any) -> fields.
     )
 
 
+def _decimal(description: str, example: float) -> fields.Float:
+    return fields.Float(
+        required=True,
+        allow_none=True,
+        metadata={"description": f"{description}, in ms", "example": example},
+    )
+
+
 def _instant(description: str, **kwargs: Any) -> fields.DateTime:
     metadata = {"description": f"{description} (UTC)", "example": _INSTANT}
     return fields.DateTime(required=True, metadata=metadata, **kwargs)
@@ -522,6 +530,14 @@ class ExecutionSchema(Shape):
     duration_ms = _number("How long it took in the sandbox", 12, allow_none=True)
     cpu_ms = _number("How much CPU time it used", 9, allow_none=True)
     max_rss_kb = _number("How much memory it had at its peak", 14200, allow_none=True)
+    warm = fields.Boolean(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Whether its code had been imported before", "example": True},
+    )
+    queue_ms = _decimal("How long it waited in line", 0.0)
+    start_ms = _decimal("How long it took until there was a process for it", 1.2)
+    wall_ms = _decimal("How long that process lived", 10.8)
 
 
 class LogEntrySchema(Shape):
@@ -574,6 +590,10 @@ def execution_json(row: Execution) -> Iterator[str]:
         "duration_ms": row.duration_ms,
         "cpu_ms": row.cpu_ms,
         "max_rss_kb": row.max_rss_kb,
+        "warm": row.is_warm,
+        "queue_ms": row.queue_ms,
+        "start_ms": row.start_ms,
+        "wall_ms": row.wall_ms,
     }
     yield f'{_compact(known)[:-1]},"input_data":'
     yield row.input_data

@@ -31,12 +31,13 @@ _MARK = b"\x06"
 # Where a child finds its descriptors after it has laid them out.
 REPORT_FD = 3
 JOB_FD = 4
+CHANNEL_FD = 5  # of a template, to the zygote
 SAFE_FD = 10  # what is kept for a while stands here or above, out of the way
 
 # What a run sees in namespaces: its code, its scratch folder, its user. The server hands all code
 # over at CODE_PARENT, which a child empties before agent code runs.
 AGENT_DIR = "/agent"
-SCRATCH_DIR = "/scratch"
+SCRATCH_DIR = "/scratch/run"
 CODE_PARENT = "/code"
 INNER_UID = 1000
 INNER_GID = 1000
@@ -65,6 +66,7 @@ class Mode(StrEnum):
 
     EXECUTE = "execute"  # import the entrypoint, call it with the payload, report the result
     VALIDATE = "validate"  # import the entrypoint, report whether it can be called
+    TEMPLATE = "template"  # import the entrypoint, stay, and clone itself for every run
     PROBE = "probe"  # report which layers stand; no agent code
 
 
@@ -73,6 +75,7 @@ class ReportKind(StrEnum):
 
     RETURNED = "returned"
     VALIDATED = "validated"
+    UNFIT = "unfit"  # of a template: what was imported must not be cloned
     PROBED = "probed"
     EXCEPTION = "exception"
     IMPORT_FAILED = "import_failed"
@@ -153,6 +156,11 @@ class Ground:
         if self.filters_calls and self.has_namespaces:
             return Tier.A
         return Tier.B if self.filters_calls and self.landlock_abi else Tier.C
+
+    @property
+    def has_templates(self) -> bool:
+        """Whether a version can be imported ahead: it takes both walls of tier A."""
+        return self.tier is Tier.A
 
     def gives_init(self, job: Job) -> bool:
         """Tell whether a job gets an init: to start processes, or where nothing forbids it to."""

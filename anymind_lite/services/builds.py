@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from peewee import fn
@@ -26,8 +27,14 @@ from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
 from anymind_lite.services.agents import derive_status
-from anymind_lite.services.code import is_gone, remove_if_gone, unpack_code
-from anymind_lite.services.limits import Caps, build_limits, check_limits
+from anymind_lite.services.code import is_gone, remove_if_gone, template_name, unpack_code
+from anymind_lite.services.limits import (
+    Caps,
+    build_limits,
+    check_limits,
+    execution_limits,
+    template_limits,
+)
 from anymind_lite.storage import ArtifactStore, DiskReserve
 
 logger = logging.getLogger(__name__)
@@ -80,6 +87,7 @@ class Builder:
         store: ArtifactStore,
         sandbox: Supervisor,
         limits: Limits,
+        run_limits: Limits,
         caps: Caps,
         reader: Reader,
         disk: DiskReserve,
@@ -89,6 +97,7 @@ class Builder:
         self._store = store
         self._sandbox = sandbox
         self._limits = limits
+        self._run_limits = run_limits
         self._caps = caps
         self._reader = reader
         self._claims: set[str] = set()
@@ -175,7 +184,8 @@ class Builder:
             log.add(f"Unpacked {len(files)} file{'s' if len(files) != 1 else ''}")
             _log_manifest(manifest, log)
             self._check_wishes(manifest)
-            self._validate(manifest, folder, files, log, key=_job_key(claim))
+            name = template_name(version.agent_id, version.id)
+            self._validate(manifest, folder, files, log, name=name, key=_job_key(claim))
             log.add("Build completed successfully")
             status = VersionStatus.READY
         except BuildError as exc:
@@ -187,8 +197,12 @@ class Builder:
             logger.info("event=build_superseded version_id=%d", version.id)
             # The code belongs to the build that holds the claim now, if there is one: the agent may
             # have been deleted while its code was being unpacked.
+            self._sandbox.templates.drop(template_name(version.agent_id, version.id))
             remove_if_gone(version, store=self._store)
-        elif status is VersionStatus.FAILED:
+        elif status is VersionStatus.READY:  # the version before it is not run any more
+            name = template_name(version.agent_id, version.id)
+            self._sandbox.templates.drop_all(template_name(version.agent_id), but=name)
+        else:
             self._store.remove_code(version.agent_id, version.id)
 
     def _check_wishes(self, manifest: Manifest) -> None:
@@ -206,7 +220,14 @@ class Builder:
         return not self._is_ending
 
     def _validate(
-        self, manifest: Manifest, folder: Path, files: Sequence[str], log: BuildLog, *, key: str
+        self,
+        manifest: Manifest,
+        folder: Path,
+        files: Sequence[str],
+        log: BuildLog,
+        *,
+        name: str,
+        key: str,
     ) -> None:
         """Import the entrypoint inside the sandbox. Raises BuildError."""
         job = Job(
@@ -216,7 +237,7 @@ class Builder:
             manifest.entrypoint,
             allows_processes=manifest.allows_processes,
         )
-        outcome = self._sandbox.run(job, key=key, is_wanted=self._is_wanted)
+        outcome = self._import(name, job, manifest, log, key)
         if outcome.logs:
             log.add("The agent printed while it was imported:")
             log.add_output(outcome.logs)
@@ -227,6 +248,24 @@ class Builder:
         if outcome.reason is not StopReason.RETURNED:
             raise BuildError(_explain(outcome, files))
         log.add(f"Imported {manifest.entrypoint} in {outcome.duration_ms} ms")
+
+    def _import(self, name: str, job: Job, manifest: Manifest, log: BuildLog, key: str) -> Outcome:
+        """Import, and stay imported for the runs to come where that can be."""
+        if self._sandbox.templates.is_serving and not job.allows_processes:
+            run_limits = execution_limits(self._run_limits, manifest.limits, self._caps)
+            limits = template_limits(run_limits, self._limits)
+            outcome = self._sandbox.templates.prepare(
+                name,
+                replace(job, mode=Mode.TEMPLATE, limits=limits),
+                key=key,
+                is_wanted=self._is_wanted,
+            )
+            if outcome.reason is StopReason.UNFIT:
+                log.add(f"Every run will import it again: {outcome.message}")
+                return replace(outcome, reason=StopReason.RETURNED)
+            if outcome.reason is not StopReason.SANDBOX_FAILURE:
+                return outcome
+        return self._sandbox.run(job, key=key, is_wanted=self._is_wanted)
 
 
 def _log_manifest(manifest: Manifest, log: BuildLog) -> None:

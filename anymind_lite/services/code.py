@@ -9,6 +9,11 @@ from anymind_lite.reader.in_server import Reader
 from anymind_lite.storage import ArtifactStore
 
 
+def template_name(agent_id: int, version_id: int | None = None) -> str:
+    """Return by what name the sandbox keeps a version imported; without one, how all begin."""
+    return f"{agent_id}/{'' if version_id is None else version_id}"
+
+
 def ensure_code(
     version: AgentVersion,
     *,

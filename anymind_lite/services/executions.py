@@ -202,6 +202,7 @@ def _insert_execution(call: _Call, has_slot: bool, *, claim: Callable[[int], Non
                 input_data=call.payload_text,
                 created_at=now,
                 started_at=now if has_slot else None,
+                queue_ms=0.0 if has_slot else None,
                 updated_at=now,
             )
             remember(call.user, call.request, execution_id=execution.id)
@@ -225,7 +226,7 @@ def _wait_for_slot(execution: Execution, place: Place, *, is_patient: bool) -> b
         # Cancelled, which has closed the row already, or the server is going down.
         _turn_away(execution.id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
         return False
-    return mark_running(execution.id)
+    return mark_running(execution.id, queue_ms=place.age_ms)
 
 
 def _run(execution: Execution, call: _Call, executor: Executor) -> Outcome:
@@ -240,12 +241,17 @@ def _run(execution: Execution, call: _Call, executor: Executor) -> Outcome:
         raise
 
 
-def mark_running(execution_id: int) -> bool:
+def mark_running(execution_id: int, *, queue_ms: float | None = None) -> bool:
     """pending -> running; tells whether it did, for it may have been cancelled."""
     now = utc_now()
     with write_transaction():
         changed = (
-            Execution.update(status=ExecutionStatus.RUNNING, started_at=now, updated_at=now)
+            Execution.update(
+                status=ExecutionStatus.RUNNING,
+                started_at=now,
+                updated_at=now,
+                queue_ms=queue_ms,
+            )
             .where(Execution.id == execution_id, Execution.status == ExecutionStatus.PENDING)
             .execute()
         )
@@ -312,6 +318,9 @@ def _traces(outcome: Outcome) -> dict[str, Any]:
         "duration_ms": outcome.duration_ms,
         "cpu_ms": outcome.cpu_ms,
         "max_rss_kb": outcome.max_rss_kb,
+        "is_warm": outcome.is_warm,
+        "start_ms": outcome.start_ms,
+        "wall_ms": outcome.wall_ms,
     }
 
 
@@ -331,6 +340,8 @@ def _error_code(reason: StopReason) -> ErrorCode | None:
             return ErrorCode.EXCEPTION
         case StopReason.SERVER_ENDED:
             return ErrorCode.SERVER_RESTARTED
+        case StopReason.UNFIT:  # said of templates, not of executions
+            return ErrorCode.SANDBOX_FAILURE
         case _:
             return ErrorCode(reason)
 

@@ -24,8 +24,8 @@ from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import Job, Mode
-from anymind_lite.services.code import ensure_code, remove_if_gone
-from anymind_lite.services.limits import Caps, asked_limits, execution_limits
+from anymind_lite.services.code import ensure_code, remove_if_gone, template_name
+from anymind_lite.services.limits import Caps, asked_limits, execution_limits, template_limits
 from anymind_lite.services.slots import Reservation, SlotPool
 from anymind_lite.storage import ArtifactStore, DiskReserve
 
@@ -44,6 +44,13 @@ _CANCEL_GRACE_SECONDS = 2.0
 # end, as under an exhausted quota, ends would gather without a bound.
 KEPT_ENDS_BYTES = 32 << 20
 _ENDS_RETRY_SECONDS = 5
+
+# After these it is not known whether the version can be imported.
+_TELLING_OF_NO_IMPORT = {
+    StopReason.SANDBOX_FAILURE,
+    StopReason.CANCELLED,
+    StopReason.IMPORT_FAILED,
+}
 
 _STATUS_BY_ID = PreparedSelect(Execution.select(Execution.status).where(Execution.id == 0))
 
@@ -71,8 +78,14 @@ class Place:
     def __init__(self, reservation: Reservation, agent_id: int, claims: "dict[int, Place]") -> None:
         self.reservation = reservation
         self.agent_id = agent_id
+        self._taken_at = time.monotonic()
         self.execution_id: int | None = None
         self._claims = claims
+
+    @property
+    def age_ms(self) -> float:
+        """How long it has been taken."""
+        return round((time.monotonic() - self._taken_at) * 1000, 1)
 
     def claim(self, execution_id: int) -> None:
         """Say whose place it is; in the transaction that inserts the row.
@@ -93,6 +106,7 @@ class Executor:
         sandbox: Supervisor,
         store: ArtifactStore,
         limits: Limits,
+        import_limits: Limits,
         caps: Caps,
         reader: Reader,
         disk: DiskReserve,
@@ -102,6 +116,7 @@ class Executor:
         self._sandbox = sandbox
         self._store = store
         self._limits = limits
+        self._import_limits = import_limits
         self._caps = caps
         self._reader = reader
         self._held: dict[int, Place] = {}
@@ -202,7 +217,17 @@ class Executor:
             version.entrypoint,
             allows_processes=version.allows_processes,
         )
-        return self._judged(self._sandbox.run(job, payload, key=key, is_wanted=is_wanted))
+        name = template_name(version.agent_id, version.id)
+        outcome = self._sandbox.run(job, payload, key=key, is_wanted=is_wanted, template=name)
+        if not outcome.is_warm and outcome.reason not in _TELLING_OF_NO_IMPORT:
+            self._keep_warm(name, job)
+        return self._judged(outcome)
+
+    def _keep_warm(self, name: str, job: Job) -> None:
+        """Have the version imported ahead for the runs that follow."""
+        if not job.allows_processes:
+            limits = template_limits(job.limits, self._import_limits)
+            self._sandbox.templates.want(name, replace(job, mode=Mode.TEMPLATE, limits=limits))
 
     def _judged(self, outcome: Outcome) -> Outcome:
         """Tell a job that ended with the server from one that the sandbox failed to run.
@@ -255,6 +280,7 @@ class Executor:
 
         When this returns none of them runs; what is being unpacked for one will not be run.
         """
+        self._sandbox.templates.drop_all(template_name(agent_id))
         held = tuple(self._held.items())
         for execution_id in [one for one, place in held if place.agent_id == agent_id]:
             self._stop(execution_id, grace_seconds=0.0)

@@ -4,6 +4,7 @@ Caps go by the keys of `manifest.LIMIT_KEYS`; each is the setting of that name w
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,10 @@ _PLACES = {
     "open_files": ("open_files", 1),
     "processes": ("processes", 1),
 }
+
+# Of the machine's memory, for what only makes runs faster.
+_WARM_SHARE = 8
+_MOST_WARM_BYTES = 1024 * MEGABYTE
 
 Caps = Mapping[str, float]
 
@@ -50,6 +55,17 @@ def operator_limits(settings: Settings, wall_seconds: float) -> Limits:
 def operator_caps(settings: Settings) -> Caps:
     """Return the most that a manifest may ask for."""
     return {key: getattr(settings, f"max_{key}") for key in LIMIT_KEYS}
+
+
+def warm_memory_bytes(settings: Settings) -> int:
+    """Return what versions that are kept imported may take: a share of the machine's by default."""
+    if settings.warm_memory_mb >= 0:
+        return settings.warm_memory_mb * MEGABYTE
+    return min(_machine_bytes() // _WARM_SHARE, _MOST_WARM_BYTES)
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def asked_limits(version: AgentVersion) -> dict[str, float]:
@@ -85,6 +101,15 @@ def build_limits(defaults: Limits, asked: Mapping[str, float], caps: Caps) -> Li
     if "data_bytes" in changes and "address_space_bytes" not in changes:
         changes["address_space_bytes"] = _room_for(changes["data_bytes"], defaults, caps)
     return replace(defaults, **changes)
+
+
+def template_limits(run: Limits, importing: Limits) -> Limits:
+    """Return the limits of a process that imports a version and is then cloned for its runs.
+
+    It has the time of a build's import. A clone can only lower what it inherits.
+    """
+    cpu_seconds = max(run.cpu_seconds, importing.cpu_seconds)
+    return replace(run, wall_seconds=importing.wall_seconds, cpu_seconds=cpu_seconds)
 
 
 def _room_for(data_bytes: int, defaults: Limits, caps: Caps) -> int:

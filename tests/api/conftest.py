@@ -98,22 +98,24 @@ def client_with(backend: Backend) -> Callable[..., FlaskClient]:
     return make
 
 
+def new_person(client: FlaskClient) -> Person:
+    """Register somebody, log in, make an API key."""
+    number = next(_numbers)
+    username, email = f"user{number}", f"user{number}@example.com"
+    body = {"username": username, "email": email, "password": PASSWORD}
+    registered = client.post("/api/v1/auth/register", json=body)
+    assert registered.status_code == 201, registered.text
+    token = client.post("/api/v1/auth/login", json=body).json["access_token"]  # type: ignore[index]
+    bearer = {"Authorization": f"Bearer {token}"}
+    made = client.post("/api/v1/api-keys", json={"name": "cli"}, headers=bearer).json
+    assert registered.json is not None
+    assert made is not None
+    return Person(registered.json["id"], username, email, token, made["key"], made["id"])
+
+
 @pytest.fixture
 def make_person(client: FlaskClient) -> Callable[[], Person]:
-    def make() -> Person:
-        number = next(_numbers)
-        username, email = f"user{number}", f"user{number}@example.com"
-        body = {"username": username, "email": email, "password": PASSWORD}
-        registered = client.post("/api/v1/auth/register", json=body)
-        assert registered.status_code == 201, registered.text
-        token = client.post("/api/v1/auth/login", json=body).json["access_token"]  # type: ignore[index]
-        bearer = {"Authorization": f"Bearer {token}"}
-        made = client.post("/api/v1/api-keys", json={"name": "cli"}, headers=bearer).json
-        assert registered.json is not None
-        assert made is not None
-        return Person(registered.json["id"], username, email, token, made["key"], made["id"])
-
-    return make
+    return lambda: new_person(client)
 
 
 @pytest.fixture

@@ -3,9 +3,18 @@
 from collections.abc import Callable
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.api.conftest import Person, add_execution, add_version, body_of, detail, make_agent
+from tests.api.conftest import (
+    Person,
+    add_execution,
+    add_version,
+    body_of,
+    detail,
+    make_agent,
+    new_person,
+)
 
 ADDRESSES: list[tuple[str, str, object]] = [
     ("GET", "/api/v1/agents/{agent}", None),
@@ -86,13 +95,19 @@ def test_other_peoples_things_are_404_and_unchanged(
     assert [row["status"] for row in executions] == ["completed"]
 
 
+@pytest.fixture(scope="module")
+def stranger(app: Flask) -> Person:
+    """Somebody who owns nothing, and whom a 404 leaves as it found them."""
+    return new_person(app.test_client())
+
+
 @pytest.mark.parametrize("value", NO_IDS)
 @pytest.mark.parametrize(("method", "path", "body"), ADDRESSES)
 def test_what_is_no_id_is_404(
-    client: FlaskClient, alice: Person, method: str, path: str, body: object, value: str
+    client: FlaskClient, stranger: Person, method: str, path: str, body: object, value: str
 ) -> None:
     address = path.format(agent=value, version=value, execution=value, key=value)
-    detail(client.open(address, method=method, json=body, headers=alice.bearer), 404)
+    detail(client.open(address, method=method, json=body, headers=stranger.bearer), 404)
 
 
 def test_lists_hold_only_ones_own(

@@ -47,6 +47,10 @@ EXECUTION_KEYS = [
     "duration_ms",
     "cpu_ms",
     "max_rss_kb",
+    "warm",
+    "queue_ms",
+    "start_ms",
+    "wall_ms",
 ]
 
 

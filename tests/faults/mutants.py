@@ -3,12 +3,16 @@
 Each mutant changes the product from outside before it starts; there is no switch in its code.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
+import select
+import socket
 import stat
+import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +143,175 @@ def synchronous_normal() -> None:
     database._PRAGMAS["synchronous"] = "normal"
 
 
+def unheard_failures() -> None:
+    """A flush that fails passes for one that did not."""
+    synchronous_normal()
+    fsync = os.fsync
+
+    def flush(fd: int) -> None:
+        with contextlib.suppress(OSError):
+            fsync(fd)
+
+    _replace(os, "fsync", flush)
+
+
+def unknown_full_disk() -> None:
+    """A full disk is an error like any other."""
+    from anymind_lite import database
+
+    _replace(database, "is_disk_full", lambda _error: False)
+
+
+def unexplained_start() -> None:
+    """What stops a start is not put into words."""
+    from anymind_lite.backend import Backend
+
+    _replace(Backend, "start", Backend._start)
+
+
+def unchecked_database() -> None:
+    """A database is opened as it is, and nobody looks at it later."""
+    from anymind_lite import backend, database
+
+    _replace(database, "_check_health", lambda *_: None)
+    _replace(backend, "search_damage", lambda _opened: lambda: None)
+
+
+def guessed_database() -> None:
+    """A database that is gone is begun anew, whatever lies beside it."""
+    from anymind_lite import backend
+
+    _replace(backend, "_refuse_lost_database", lambda _settings: None)
+
+
+def unchecked_artifacts() -> None:
+    """An artifact is read as it lies there."""
+    from anymind_lite.storage import ArtifactStore
+
+    @contextlib.contextmanager
+    def open_artifact(store: Any, path: str, _sha256: str) -> Iterator[Any]:
+        with store.artifact_path(path).open("rb") as file:
+            yield file
+
+    _replace(ArtifactStore, "open_artifact", open_artifact)
+
+
+def trusted_queue() -> None:
+    """A damaged queue file stays in use."""
+    from anymind_lite import tasks
+
+    _replace(tasks, "_is_sound", lambda _path: True)
+
+
+def key_of_everybody() -> None:
+    """Tokens are signed with a key that is the same on every server."""
+    from anymind_lite import backend
+
+    _replace(backend, "load_secret_key", lambda *_: "k" * 64)
+
+
+def unknown_lock() -> None:
+    """A database that another program locks is an error like any other."""
+    from anymind_lite import database
+
+    _replace(database, "is_locked", lambda _error: False)
+
+
+def readers_that_wait() -> None:
+    """Who reads the database waits for who writes it, as without a write-ahead log."""
+    from anymind_lite import database
+
+    database._PRAGMAS["journal_mode"] = "delete"
+
+
+def endless_attempts() -> None:
+    """A build may kill the server as often as it likes."""
+    from anymind_lite.services import recovery
+
+    _replace(recovery, "MAX_ATTEMPTS", 10**6)
+
+
+def process_left_behind() -> None:
+    """A process of the server's lives on without it."""
+    nowhere = subprocess.DEVNULL
+    subprocess.Popen(["sleep", "600"], stdin=nowhere, stdout=nowhere, stderr=nowhere)
+
+
+def no_instance_lock() -> None:
+    """Nobody notices who else uses the data folder."""
+    from anymind_lite.backend import InstanceLock
+
+    def take(lock: Any) -> Any:
+        lock._fd = os.open(os.devnull, os.O_RDONLY)
+        return lock
+
+    _replace(InstanceLock, "__enter__", take)
+
+
+def unexplained_port() -> None:
+    """A port that is taken is not put into words."""
+    from anymind_lite.cli import _http_server
+
+    _replace(
+        _http_server, "_bind", lambda host, port: socket.create_server((host, port), backlog=1)
+    )
+
+
+def nobody_gives_way() -> None:
+    """Where all connections are taken, who comes next waits."""
+    from anymind_lite.cli._http_connections import Server
+
+    _replace(Server, "_make_room", lambda _server: False)
+
+
+def one_at_a_time() -> None:
+    """Whoever has begun a request is waited for until all of it is there."""
+    from anymind_lite.cli._http_connections import Connection
+
+    read = Connection.handle_read
+
+    def read_all(connection: Any) -> None:
+        read(connection)
+        while connection.request is not None and connection.connected:
+            select.select([connection.socket], [], [])
+            read(connection)
+
+    _replace(Connection, "handle_read", read_all)
+
+
+def killed_with_its_client() -> None:
+    """A client that goes away takes its execution along."""
+    from waitress.adjustments import Adjustments
+
+    from anymind_lite.cli._http_connections import Connection
+    from anymind_lite.services.executor import Executor
+
+    executors: list[Any] = []
+    begin, close = Executor.begin, Connection.handle_close
+
+    def note(executor: Any) -> None:
+        executors.append(executor)
+        begin(executor)
+
+    def close_and_kill(connection: Any) -> None:
+        if connection.requests:
+            for execution_id in tuple(executors[0].held):
+                executors[0].cancel(execution_id)
+        close(connection)
+
+    # waitress listens no more to who is being served, unless another request may come.
+    _replace(Adjustments, "channel_request_lookahead", 1)
+    _replace(Executor, "begin", note)
+    _replace(Connection, "handle_close", close_and_kill)
+
+
+def lists_by_time() -> None:
+    """Lists go by when things were made, which no index has."""
+    from anymind_lite.models import Execution
+
+    _replace(Execution.id, "desc", Execution.created_at.desc)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -152,5 +325,23 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_file_sync,
         no_folder_sync,
         synchronous_normal,
+        unheard_failures,
+        unknown_full_disk,
+        unexplained_start,
+        unchecked_database,
+        guessed_database,
+        unchecked_artifacts,
+        trusted_queue,
+        key_of_everybody,
+        unknown_lock,
+        readers_that_wait,
+        endless_attempts,
+        process_left_behind,
+        no_instance_lock,
+        unexplained_port,
+        nobody_gives_way,
+        one_at_a_time,
+        killed_with_its_client,
+        lists_by_time,
     )
 }

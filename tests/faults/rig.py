@@ -174,6 +174,11 @@ def client_of(live: LiveServer, promises: Promises) -> Client:
 # Servers with orders ------------------------------------------------------------------------------
 
 
+def driven(**orders: Any) -> tuple[str, ...]:
+    """Return the program that is the server under orders (see `driver.py`)."""
+    return (sys.executable, str(DRIVER), json.dumps({"point": None, "mutants": [], **orders}))
+
+
 @dataclass
 class Doomed:
     """A server that dies, or stops, at a point once it is armed."""
@@ -186,13 +191,12 @@ class Doomed:
 
     def __post_init__(self) -> None:
         self._armed_by = self.data.parent / f"{self.data.name}.armed"
-        orders = {
-            "point": self.point,
-            "mutants": list(self.mutants),
-            "signal": int(self.number),
-            "armed_by": str(self._armed_by),
-        }
-        program = (sys.executable, str(DRIVER), json.dumps(orders))
+        program = driven(
+            point=self.point,
+            mutants=list(self.mutants),
+            signal=int(self.number),
+            armed_by=str(self._armed_by),
+        )
         self.live = LiveServer(self.data, settings=self.settings, program=program)
 
     def arm(self) -> None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -25,24 +26,22 @@ from tests.faults.rig import (
     spared,
 )
 from tests.faults.test_kill_points import die_at
-from tests.live_server import RUN_PY, SUITE_SETTINGS, Answer, LiveServer
-from tests.waiting import DEADLINE_SECONDS, wait_for
+from tests.live_server import Answer, LiveServer
+from tests.waiting import wait_for
 
 
 def refusal(data: Path) -> str:
     """Return what a server says that does not start."""
-    done = subprocess.run(
-        [sys.executable, str(RUN_PY), "serve", "--port", "0", "--data", str(data)],
-        env={**os.environ, **SUITE_SETTINGS},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+    live = LiveServer(data)
+    try:
+        with pytest.raises(AssertionError, match="the server ended"):
+            live.start()
+    finally:
+        status = live.stop(signal.SIGKILL)
+    assert status == 1, live.output
+    assert "Traceback" not in live.output, live.output
+    assert live.output.count("\n") == 1, live.output
+    return live.output
 
 
 def overwrite(path: Path, at: float, content: bytes) -> None:

@@ -3,11 +3,13 @@
 import os
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peewee import OperationalError
+from playhouse.migrate import SchemaMigrator
 
 from anymind_lite.database import MIGRATIONS_DIR, ServerDatabase, open_database
 from tests.faults.driver import Watch
@@ -85,3 +87,13 @@ def test_a_migration_that_is_killed_anywhere_is_done_by_the_next_start(
         assert contents(path) == expected, f"killed {when} statement {deaths + 1}"
         deaths += 1
     assert deaths > 5
+
+
+def test_migrations_outside_transactions_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SchemaMigrator, "migration_context", lambda *_: nullcontext())
+    with pytest.raises(OperationalError, match=r"already exists|duplicate column"):
+        test_a_migration_that_is_killed_anywhere_is_done_by_the_next_start(
+            tmp_path, STEPS[0], "after"
+        )

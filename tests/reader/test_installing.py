@@ -91,7 +91,7 @@ os.mkdir('half', 0o300, dir_fd=folder)
 os.symlink('..', 'half/up', dir_fd=folder)
 os.close(os.open('setuid', os.O_CREAT | os.O_WRONLY, 0o6755, dir_fd=folder))
 here = os.open('.', os.O_RDONLY, dir_fd=folder)
-for _ in range(5000):
+for _ in range({levels}):
     os.mkdir('d', dir_fd=here)
     below = os.open('d', os.O_RDONLY, dir_fd=here)
     os.close(here)
@@ -100,8 +100,12 @@ return ()
 """
 
 
-def test_a_hostile_tree_is_put_in_place_and_removed_again(start: Start, outside: Outside) -> None:
-    attack = HOSTILE_TREE.format(outside=str(outside.folder))
+# More levels than recursion allows; and more than a path has bytes. Each is made durable.
+@pytest.mark.parametrize("levels", [1100, pytest.param(5000, marks=pytest.mark.slow)])
+def test_a_hostile_tree_is_put_in_place_and_removed_again(
+    start: Start, outside: Outside, levels: int
+) -> None:
+    attack = HOSTILE_TREE.format(outside=str(outside.folder), levels=levels)
     reader, store = start(attack, _ANSWER.replace("ROOT", "''")), outside.store
     folder, _ = unpack_code(version_in(store), store=store, reader=reader)
     assert folder.is_dir()
@@ -118,7 +122,8 @@ def test_a_hostile_tree_is_put_in_place_and_removed_again(start: Start, outside:
 def test_a_hostile_tree_of_a_failed_reading_leaves_nothing(
     start: Start, outside: Outside, end: str
 ) -> None:
-    attack = HOSTILE_TREE.format(outside=str(outside.folder)).replace("return ()", end)
+    attack = HOSTILE_TREE.format(outside=str(outside.folder), levels=5000)
+    attack = attack.replace("return ()", end)
     with pytest.raises(Exception):  # noqa: B017, PT011 - which one is another test's claim
         unpack_code(version_in(outside.store), store=outside.store, reader=start(attack))
     outside.assert_untouched()

@@ -1,9 +1,12 @@
 """A real supervisor with a real zygote, and agents written on the spot."""
 
+import itertools
 import json
+import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from anymind_lite.sandbox.in_server.outcome import Outcome
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
 from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.sandbox.protocol import Job, Mode
+from tests.processes import descendants, is_running
 from tests.sandbox.layers.children import missing
 
 
@@ -65,13 +69,73 @@ class Sandbox:
         )
 
 
+class Kept:
+    """One sandbox for all tests of a module; a new one after a test that left it in doubt.
+
+    A run leaves nothing to the next one, as each is a process of its own: a zygote for each test
+    would show no more, and take most of the time.
+    """
+
+    def __init__(self, folder: Path, stub: Path, least: Tier) -> None:
+        self._folder = folder
+        self._stub = stub
+        self._least = least
+        self._numbers = itertools.count(1)
+        self._lent: Sandbox | None = None
+
+    def get(self) -> Sandbox:
+        """Return the sandbox, as new."""
+        if self._lent is None:
+            place = self._folder / str(next(self._numbers))
+            place.mkdir(mode=0o711)
+            code, scratch = place / "code", place / "scratch"
+            self._lent = Sandbox(Supervisor(scratch, code, min_tier=self._least), code, scratch)
+            self._lent.supervisor.start()
+        return self._lent
+
+    @contextmanager
+    def lend(self) -> Iterator[Sandbox]:
+        """Give it to one test; its zygotes, the first and those that follow, come of its stub."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(supervisor_module, "_STUB_PATH", self._stub)
+            sandbox = self.get()
+            zygote = sandbox.supervisor.zygote_pid
+            yield replace(sandbox)
+            if self._is_as_new(sandbox, zygote):
+                for code in sandbox.folder.iterdir():
+                    shutil.rmtree(code)
+            else:
+                self.stop()
+
+    def _is_as_new(self, sandbox: Sandbox, zygote: int | None) -> bool:
+        one = sandbox.supervisor
+        return (
+            zygote is not None
+            and (one.is_serving, one.zygote_pid, one.min_tier) == (True, zygote, self._least)
+            and is_running(zygote)
+            and not (one._conversations or descendants(zygote))
+            and not any(sandbox.scratch.iterdir())
+        )
+
+    def stop(self) -> None:
+        """Stop it; the next test gets another."""
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.supervisor.stop()
+
+
+@pytest.fixture(scope="module")
+def kept_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    kept = Kept(tmp_path_factory.mktemp("sandbox"), supervisor_module._STUB_PATH, Tier.B)
+    yield kept
+    kept.stop()
+
+
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    scratch = tmp_path / "scratch"
-    supervisor = Supervisor(scratch, tmp_path / "code")
-    supervisor.start()
-    yield Sandbox(supervisor, tmp_path / "code", scratch)
-    supervisor.stop()
+def sandbox(kept_sandbox: Kept) -> Iterator[Sandbox]:
+    """The machine's own sandbox."""
+    with kept_sandbox.lend() as lent:
+        yield lent
 
 
 # The stub of a machine that refuses namespaces, or all walls.
@@ -91,44 +155,65 @@ stub.main()
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A folder that other users may pass through, as a root server's agents are one."""
+@contextmanager
+def passable_folder() -> Iterator[Path]:
+    """Make a folder that others may pass through, as a root server's agents are another user."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o711)
         yield path
 
 
-def weak_sandbox(
-    path: Path, monkeypatch: pytest.MonkeyPatch, *, is_bare: bool
-) -> Iterator[Sandbox]:
-    stub = path / "stub.py"
-    stub.write_text(WEAK_STUB.format(root=str(ROOT), is_bare=is_bare), encoding="utf-8")
-    monkeypatch.setattr(supervisor_module, "_STUB_PATH", stub)
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    with passable_folder() as path:
+        yield path
+
+
+@contextmanager
+def weak_sandbox(*, is_bare: bool) -> Iterator[Kept]:
+    """Keep a sandbox of tier B or C. Skips the tests of the module where there is none."""
     least = Tier.C if is_bare else Tier.B
-    supervisor = Supervisor(path / "weak-scratch", path / "weak-code", min_tier=least)
-    supervisor.start()
-    try:
-        if "may not read Python" in supervisor.ground.error:
-            pytest.skip("this Python's own files are closed to others")
-        if supervisor.ground.tier is not least:
-            missing(f"tier {least}: {supervisor.ground}")
-        yield Sandbox(supervisor, path / "weak-code", path / "weak-scratch")
-    finally:
-        supervisor.stop()
+    with passable_folder() as path:
+        stub = path / "stub.py"
+        stub.write_text(WEAK_STUB.format(root=str(ROOT), is_bare=is_bare), encoding="utf-8")
+        kept = Kept(path, stub, least)
+        try:
+            with kept.lend() as sandbox:
+                ground = sandbox.supervisor.ground
+            if "may not read Python" in ground.error:
+                pytest.skip("this Python's own files are closed to others")
+            if ground.tier is not least:
+                missing(f"tier {least}: {ground}")
+            yield kept
+        finally:
+            kept.stop()
+
+
+@pytest.fixture(scope="module")
+def kept_plain() -> Iterator[Kept]:
+    with weak_sandbox(is_bare=False) as kept:
+        yield kept
+
+
+@pytest.fixture(scope="module")
+def kept_bare() -> Iterator[Kept]:
+    with weak_sandbox(is_bare=True) as kept:
+        yield kept
 
 
 @pytest.fixture
-def plain(open_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+def plain(kept_plain: Kept) -> Iterator[Sandbox]:
     """A sandbox as it is on a machine without namespaces: tier B."""
-    yield from weak_sandbox(open_path, monkeypatch, is_bare=False)
+    with kept_plain.lend() as lent:
+        yield lent
 
 
 @pytest.fixture
-def bare(open_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+def bare(kept_bare: Kept) -> Iterator[Sandbox]:
     """A sandbox as it is on a machine that offers no wall: tier C."""
-    yield from weak_sandbox(open_path, monkeypatch, is_bare=True)
+    with kept_bare.lend() as lent:
+        yield lent
 
 
 @pytest.fixture(params=["namespaces", "plain"])

@@ -70,7 +70,8 @@ class Agent:
         return outcome.message
 
 
-@pytest.mark.parametrize("allows_processes", [False, True])
+# That the rows pass the filters of both kinds of agent is held by test_linux_seccomp.py too.
+@pytest.mark.parametrize("allows_processes", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ordinary_python_works(either: Sandbox, allows_processes: bool) -> None:
     if allows_processes and not either.supervisor.ground.has_namespaces:
         pytest.skip("processes are for namespaces alone")

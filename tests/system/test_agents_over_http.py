@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,28 +43,46 @@ HOSTILE = {
 }
 
 
+@dataclass(frozen=True)
+class Normal:
+    """A user with an agent that behaves, beside which others may misbehave."""
+
+    api: Api
+    agent_id: int
+
+
+@pytest.fixture(scope="module")
+def normal(server: LiveServer) -> Normal:
+    api = server.api.new_user("neighbour")
+    return Normal(api, api.deploy(pack_agent(NORMAL), "normal"))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_agent_fails_clearly_and_leaves_nothing(
-    server: LiveServer, api: Api, name: str
+    server: LiveServer, normal: Normal, name: str
 ) -> None:
     body, message = HOSTILE[name]
     fails_and_leaves_nothing(
-        server, api, pack_agent(f"def handle(payload):\n    {body}\n"), message
+        server, normal, pack_agent(f"def handle(payload):\n    {body}\n"), message
     )
 
 
-def test_children_that_ignore_sigterm_end_with_their_agent(server: LiveServer, api: Api) -> None:
-    if api.call("GET", "/api/v1/system/sandbox").json["tier"] != "A":
+def test_children_that_ignore_sigterm_end_with_their_agent(
+    server: LiveServer, normal: Normal
+) -> None:
+    if normal.api.call("GET", "/api/v1/system/sandbox").json["tier"] != "A":
         pytest.skip("processes are for agents in namespaces alone")
     manifest = "name: test\nentrypoint: main:handle\nsubprocess: true\n"
     source = f"def handle(payload):\n    {FORKING}\n"
     archive = pack_agent(source, **{"anymind.yaml": manifest})
-    fails_and_leaves_nothing(server, api, archive, "ran longer than 2 s")
+    fails_and_leaves_nothing(server, normal, archive, "ran longer than 2 s")
 
 
-def fails_and_leaves_nothing(server: LiveServer, api: Api, archive: bytes, message: str) -> None:
+def fails_and_leaves_nothing(
+    server: LiveServer, normal: Normal, archive: bytes, message: str
+) -> None:
+    api = normal.api
     hostile = api.deploy(archive, "hostile")
-    normal = api.deploy(pack_agent(NORMAL), "normal")
     before = descendants(server.process.pid)
     execution = api.execute(hostile).json
     assert execution["status"] == "failed"
@@ -72,7 +91,7 @@ def fails_and_leaves_nothing(server: LiveServer, api: Api, archive: bytes, messa
     assert "\n" not in execution["error_message"]
     assert descendants(server.process.pid) == before
     assert list((server.data / "run" / "scratch").iterdir()) == []
-    assert api.execute(normal, {"n": 1}).json["output_data"] == {"n": 1}
+    assert api.execute(normal.agent_id, {"n": 1}).json["output_data"] == {"n": 1}
 
 
 def test_a_result_may_be_as_large_as_promised(api: Api) -> None:

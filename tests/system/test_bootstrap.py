@@ -267,6 +267,7 @@ def assert_runs_in_venv(stdout: str, checkout: Checkout) -> None:
     assert json.loads(stdout) == {"prefix": str(checkout.venv), "arguments": []}
 
 
+@pytest.mark.slow
 def test_first_start_sets_up_and_the_second_only_uses_it(
     checkout_of_each_installer: Checkout,
 ) -> None:

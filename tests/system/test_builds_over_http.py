@@ -111,6 +111,7 @@ def test_an_archive_with_one_top_folder_works(api: Api) -> None:
     assert api.execute(agent_id).json["output_data"] == {"result": "ab"}
 
 
+@pytest.mark.slow  # test_commands.py executes, after a kill, what was built before it
 def test_unpacked_code_is_made_again_after_a_restart(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import live_server
 from tests.live_server import RUN_PY, SUITE_SETTINGS, Answer, Api, LiveServer, pack_agent
 from tests.processes import descendants, is_running
 from tests.waiting import DEADLINE_SECONDS, wait_for
@@ -27,7 +28,7 @@ SLEEPER = (
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, str(RUN_PY), *arguments],
+        [*live_server.PROGRAM, *arguments],
         env={**os.environ, **SUITE_SETTINGS, **variables},
         capture_output=True,
         text=True,
@@ -311,6 +312,7 @@ def test_a_killed_server_leaves_no_process_and_says_what_was_interrupted(tmp_pat
         assert api.execute(1, {"seconds": 0}).json["status"] == "completed"
 
 
+@pytest.mark.slow  # test_backend.py holds the refusal; this, that `serve` says it
 def test_a_lost_database_beside_artifacts_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with LiveServer(data) as live:

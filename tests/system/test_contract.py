@@ -68,6 +68,10 @@ EXECUTION = {
     "duration_ms": 12,
     "cpu_ms": 9,
     "max_rss_kb": 14200,
+    "warm": True,
+    "queue_ms": 0.0,
+    "start_ms": 1.2,
+    "wall_ms": 10.8,
 }
 BUILD_LOG = {
     "timestamp": At,

@@ -230,6 +230,7 @@ def test_a_server_that_stops_says_so_and_not_that_the_sandbox_failed(
         one.answer()
 
 
+@pytest.mark.slow  # test_recovery.py holds the code, test_commands.py that a killed server tells
 def test_a_server_that_was_killed_says_so_at_its_next_start(tmp_path: Path) -> None:
     data, settings = tmp_path / "data", {"WORKER_CONCURRENCY": "1"}
     live = LiveServer(data, settings=settings).start()

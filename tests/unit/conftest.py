@@ -14,8 +14,17 @@ from anymind_lite.models import Agent, AgentVersion, Execution, User
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a database without rows: all migrations take longer than most tests."""
+    path = tmp_path_factory.mktemp("new-database") / "anymind.sqlite3"
+    open_database(path).close_all()
+    return path.read_bytes()
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[ServerDatabase]:
+def database(tmp_path: Path, new_database: bytes) -> Iterator[ServerDatabase]:
+    (tmp_path / "anymind.sqlite3").write_bytes(new_database)
     opened = open_database(tmp_path / "anymind.sqlite3")
     yield opened
     opened.close_all()

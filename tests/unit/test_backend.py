@@ -252,11 +252,11 @@ def test_a_database_of_another_program_beside_artifacts_is_called_that(
         backend.start()
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_thousands_of_queued_builds_do_not_wait_for_the_timer(
-    backend: Backend, settings: Settings, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    """The queue is told of a hundred at a time; who takes the last one asks for more."""
+def start_with_queued(backend: Backend, monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
+    """Start with so many queued builds, no timer, and a builder that has none to do; return what it
+    builds.
+    """
+    settings = backend.settings
     settings.data_dir.mkdir(exist_ok=True)
     fill(settings.database_path, queued=count)
     monkeypatch.setattr(backend_module, "_REPAIR_SECONDS", 3600.0)
@@ -271,9 +271,29 @@ def test_thousands_of_queued_builds_do_not_wait_for_the_timer(
 
     monkeypatch.setattr(backend._builder, "build_version", build)
     backend.start()
+    return built
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_queued_builds_do_not_wait_for_the_timer(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The queue is told of a hundred at a time; who takes the last one asks for more."""
+    built = start_with_queued(backend, monkeypatch, count)
     wait_for(lambda: len(set(built)) == count, f"{count} builds")
     assert AgentVersion.select().where(AgentVersion.status == "queued").count() == 0
     assert len(built) < 1.05 * count  # a hint may be doubled, not all of them
+
+
+def test_a_queue_that_is_told_of_a_hundred_builds_and_no_more_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backend, "_build", lambda self, one: self._builder.build_version(one))
+    backend.build_queue._build = backend._build
+    built = start_with_queued(backend, monkeypatch, 1000)
+    with pytest.raises(AssertionError, match="1000 builds"):
+        wait_for(lambda: len(set(built)) == 1000, "1000 builds", 3)
+    assert len(set(built)) == 100
 
 
 def test_builds_that_cannot_be_done_now_are_left_to_the_timer(

@@ -11,6 +11,7 @@ import pytest
 
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.database import write_transaction
+from anymind_lite.files import remove_tree
 from anymind_lite.manifest import LIMIT_KEYS, Manifest, load_manifest
 from anymind_lite.models import Agent, AgentVersion, VersionStatus
 from anymind_lite.reader.in_server import Reader
@@ -178,31 +179,56 @@ class Workshop:
         )
 
 
-@pytest.fixture
-def workshop(tmp_path: Path, rows: Rows) -> Iterator[Workshop]:
+@dataclass
+class Machinery:
+    """What takes most of a second to start, and keeps nothing of a build."""
+
+    folder: Path
+    reader: Reader
+    store: ArtifactStore
+    sandbox: Supervisor
+
+    def clear(self) -> None:
+        """Remove what builds left on disk: the next test's ids are the same."""
+        for parent in (self.folder / "store" / "agents", self.folder / "code"):
+            for folder in parent.iterdir() if parent.exists() else ():
+                remove_tree(folder)
+
+
+@pytest.fixture(scope="module")
+def machinery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machinery]:
+    folder = tmp_path_factory.mktemp("machinery")
     reader = Reader(ArchiveLimits(max_bytes=MEGABYTE, max_files=100))
     reader.start()
     store = ArtifactStore(
-        tmp_path / "store",
-        tmp_path / "code",
+        folder / "store",
+        folder / "code",
         max_upload_bytes=100_000,
         is_tar_gz=reader.is_tar_gz,
     )
     store.start()
-    sandbox = Supervisor(tmp_path / "scratch", tmp_path / "code")
+    sandbox = Supervisor(folder / "scratch", folder / "code")
     sandbox.start()
+    yield Machinery(folder, reader, store, sandbox)
+    reader.stop()
+    sandbox.stop()
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, rows: Rows, machinery: Machinery) -> Iterator[Workshop]:
+    reader, store, sandbox = machinery.reader, machinery.store, machinery.sandbox
     disk = Disk()
     builder = Builder(
         store=store,
         sandbox=sandbox,
         limits=Limits(wall_seconds=60),
+        run_limits=Limits(),
         caps=dict.fromkeys(LIMIT_KEYS, 1024),
         reader=reader,
         disk=DiskReserve(tmp_path, reserve_bytes=10 * MEGABYTE, measure=disk.measure),
     )
     yield Workshop(store, sandbox, builder, reader, rows, disk)
-    reader.stop()
-    sandbox.stop()
+    machinery.clear()
 
 
 class TestBuilder:

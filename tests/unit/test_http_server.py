@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from anymind_lite.cli._http_connections import Patience, Server
+from anymind_lite.cli._http_connections import Connection, Patience, Server
 from anymind_lite.cli._http_server import HttpServer
 from anymind_lite.config import load_settings
 from tests.waiting import DEADLINE_SECONDS, wait_for
@@ -240,6 +240,21 @@ def test_body_that_comes_slowly_but_steadily_is_taken(serve: Serve) -> None:
         answer = drip(connection, itertools.chain([b"x" * 1500] * 60, itertools.repeat(b"")))
     assert time.monotonic() - started > 2 * 0.4
     assert (answer.status, answer.body) == (200, b"90000")
+
+
+@pytest.mark.parametrize(
+    "beginning", ["GET / HTTP/1.1\r\n", f"{UPLOAD}Content-Length: 9000\r\n\r\n"]
+)
+def test_a_door_that_never_looks_at_the_time_is_found(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, beginning: str
+) -> None:
+    monkeypatch.setattr(Connection, "look", lambda *_: None)
+    short = dict.fromkeys(("header_seconds", "body_window_seconds"), 0.3)
+    door = serve(calm(**short, least_body_rate=10_000))
+    with door.connect() as connection:
+        connection.sendall(beginning.encode())
+        with pytest.raises(AssertionError, match="nothing was answered"):
+            drip(connection, [b"A"] * 100)  # for two seconds
 
 
 def test_who_never_reads_the_answer_is_ended(serve: Serve) -> None:

@@ -1,6 +1,7 @@
 """Holds the architecture's import rules: each file imports only from rungs below its own."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,8 @@ def ours(path: Path) -> set[str]:
     return {name.removeprefix(prefix) for name in runtime_imports(path) if name.startswith(prefix)}
 
 
-def runtime_imports(path: Path) -> set[str]:
+@cache
+def runtime_imports(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden: set[str] = set()
     for node in ast.walk(tree):
@@ -109,7 +111,7 @@ def runtime_imports(path: Path) -> set[str]:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.ImportFrom):
                     hidden |= {f"{inner.module}.{alias.name}" for alias in inner.names}
-    return imports_of(path) - hidden
+    return frozenset(imports_of(path) - hidden)
 
 
 def rung_of(name: str) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peewee import BooleanField, ForeignKeyField, IntegrityError
+from peewee import BooleanField, FloatField, ForeignKeyField, IntegrityError
 from playhouse.migrations import Runner
 
 from anymind_lite.database import (
@@ -65,6 +65,8 @@ def fields_of(model: Any) -> dict[str, Any]:
 def type_in_sql(field: Any) -> str:
     if isinstance(field, BooleanField):
         return "INTEGER"  # SQLite has no other
+    if isinstance(field, FloatField):
+        return "REAL"
     return "TEXT" if field.field_type == "TEXT" else "INTEGER"
 
 

@@ -9,12 +9,14 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from anymind_lite.sandbox.in_child import runner
-from anymind_lite.sandbox.in_child.layers import Confinement, Walls, layers_for
+from anymind_lite.sandbox.in_child import runner, template
+from anymind_lite.sandbox.in_child.layers import Confinement, Layer, Walls, layers_for
 from anymind_lite.sandbox.protocol import (
+    CHANNEL_FD,
     JOB_FD,
     REPORT_FD,
     SAFE_FD,
@@ -34,7 +36,8 @@ class Birth:
     """What a child gets from the zygote at the fork.
 
     `proc_fd` is at least SAFE_FD, and -1 without namespaces. With an init the child is in its pid
-    namespace, and may start processes.
+    namespace, and may start processes. A `channel_fd` makes it a template, which may not, and for
+    which `thread_id_place` is what `cloning` found.
     """
 
     report_fd: int
@@ -45,6 +48,8 @@ class Birth:
     proc_fd: int = -1
     cgroup_fd: int = -1
     has_init: bool = False
+    channel_fd: int = -1
+    thread_id_place: int = 0
 
 
 def child_main(birth: Birth) -> NoReturn:
@@ -52,24 +57,32 @@ def child_main(birth: Birth) -> NoReturn:
     try:
         _reset_signals()
         cgroup_fd = _lift(birth.cgroup_fd) if birth.walls.has_cgroups else -1
+        is_template = birth.channel_fd >= 0
+        channel_fd = _lift(birth.channel_fd) if is_template else -1
         _lay_out_descriptors(birth.report_fd, birth.log_fd, birth.job_fd)
+        if is_template:
+            os.dup2(channel_fd, CHANNEL_FD, inheritable=False)
         job, places = read_job(JOB_FD)
         confinement = Confinement(
             limits=job.limits,
             scratch_dir=places.scratch_dir,
             # A parent outside of the pid namespace is 0 in it.
-            parent_pid=0 if birth.has_init else birth.zygote_pid,
+            parent_pid=0 if birth.has_init or is_template else birth.zygote_pid,
             walls=birth.walls,
             code_dir=job.code_dir,
             code_name=places.code_name,
             cgroup_fd=cgroup_fd,
             proc_fd=birth.proc_fd,
             has_init=birth.has_init,
+            is_template=is_template,
         )
-        if _confine(confinement):
+        if _confine(confinement, layers_for(confinement)):
             _open_standard_streams()
             gc.enable()
-            _run(job)
+            if is_template:
+                template.be_template(job, confinement, birth.thread_id_place)
+            else:
+                _run(job)
         code = 0
     except BaseException:  # noqa: BLE001 - an edge: the parent sees the exit without a frame
         code = 70  # EX_SOFTWARE (sysexits.h)
@@ -113,9 +126,9 @@ def _lay_out_descriptors(report_fd: int, log_fd: int, job_fd: int) -> None:
         os.dup2(source, target, inheritable=False)
 
 
-def _confine(confinement: Confinement) -> bool:
+def _confine(confinement: Confinement, layers: Iterable[Layer]) -> bool:
     """Apply the layers in order; on a failure report which and return False."""
-    for layer in layers_for(confinement):
+    for layer in layers:
         try:
             layer.apply(confinement)
         except (OSError, ValueError) as exc:

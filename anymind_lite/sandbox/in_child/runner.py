@@ -64,6 +64,46 @@ def _carry_out(job: Job) -> bytes:
         return _encode_failure(_Failed(ReportKind.EXCEPTION, "the agent disturbed its own end"))
 
 
+def import_ahead(job: Job, why_unfit: Callable[[], str]) -> Callable[[Any], Any] | None:
+    """Import the entrypoint for runs to come and report how that went; None where it cannot serve.
+
+    `why_unfit` tells, after the import, what of it must not be cloned, "" if nothing.
+    """
+    mark_begun(JOB_FD)
+    function = None
+    try:
+        _guarded(job, _read_payload)
+        _forget_ourselves()
+        loaded = _load(job)
+        reason = why_unfit()
+        if reason:
+            body = _encode({"kind": ReportKind.UNFIT, "message": reason[:_MAX_TEXT]})
+        else:
+            function, body = loaded, _encode({"kind": ReportKind.VALIDATED})
+    except _Failed as failure:
+        body = _encode_failure(failure)
+    except BaseException:  # noqa: BLE001 - as in `_carry_out`
+        body = _encode_failure(_Failed(ReportKind.IMPORT_FAILED, "the agent disturbed its import"))
+    _flush_streams()
+    _write_frame(body)
+    os.close(REPORT_FD)
+    return function
+
+
+def run_imported(job: Job, function: Callable[[Any], Any]) -> None:
+    """Carry out a job in a process that has imported its entrypoint, and report."""
+    mark_begun(JOB_FD)
+    try:
+        payload = _guarded(job, _read_payload)
+        body = _called(job, function, payload)
+    except _Failed as failure:
+        body = _encode_failure(failure)
+    except BaseException:  # noqa: BLE001 - as in `_carry_out`
+        body = _encode_failure(_Failed(ReportKind.EXCEPTION, "the agent disturbed its own end"))
+    _flush_streams()
+    _write_frame(body)
+
+
 def _encode_failure(failure: _Failed) -> bytes:
     try:
         return _encode({"kind": failure.kind, **failure.details})
@@ -112,7 +152,10 @@ def _check_signature(entrypoint: str, function: Callable[[Any], Any]) -> None:
 
 
 def _execute(job: Job, payload: bytes) -> bytes:
-    function = _load(job)
+    return _called(job, _load(job), payload)
+
+
+def _called(job: Job, function: Callable[[Any], Any], payload: bytes) -> bytes:
     result = _guarded(job, lambda: _call(function, _loads(payload)))
     # Guarded too: a class of the agent's own may iterate as it likes.
     text = _guarded(job, lambda: _result_json(result, job.limits.report_bytes))

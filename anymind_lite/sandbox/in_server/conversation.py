@@ -18,10 +18,12 @@ from anymind_lite.sandbox.in_server.cgroup import RunCgroup
 from anymind_lite.sandbox.in_server.log_buffer import LogBuffer
 from anymind_lite.sandbox.in_server.outcome import Observed, max_report_bytes
 from anymind_lite.sandbox.in_server.scratch import HostScratch
+from anymind_lite.sandbox.in_server.usage import Usage, usage_of
 from anymind_lite.sandbox.policy import Limits
 from anymind_lite.sandbox.protocol import (
     Ground,
     Job,
+    Mode,
     ask_to_end,
     hang_up,
     has_begun,
@@ -43,6 +45,7 @@ class Conversation:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._resources = ExitStack()
+        self._pipes = self._resources.enter_context(ExitStack())
         self._log = LogBuffer(limits.log_kept_bytes)
         self._report = bytearray()
         self._max_report_bytes = max_report_bytes(limits)
@@ -61,6 +64,9 @@ class Conversation:
         self._is_log_flood = False
         self._scratch_fault = ""
         self._is_overdue = False
+        self._born_at: float | None = None
+        self._is_ready = False  # of a template: it has imported, and stays
+        self.is_warm = False  # it runs in a clone of a template
 
     def __enter__(self) -> "Conversation":
         return self
@@ -68,8 +74,18 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def hand_over(self, control: socket.socket, job: Job, ground: Ground, text: bytes) -> None:
-        """Make the pipes and the lease, and pass the other ends to the zygote. Raises OSError."""
+    def hand_over(
+        self,
+        control: socket.socket,
+        job: Job,
+        ground: Ground,
+        text: bytes,
+        template: int | None = None,
+    ) -> None:
+        """Make the pipes and the lease, and pass the other ends to the zygote. Raises OSError.
+
+        `template` numbers the template that may run it; of a job that is to be one, itself.
+        """
         with ExitStack() as theirs:
             self._report_fd, report_end = self._pipe(theirs)
             self._log_fd, log_end = self._pipe(theirs)
@@ -77,13 +93,18 @@ class Conversation:
             self._resources.enter_context(self._lease)
             theirs.enter_context(lease_end)
             self._job_fd = _anonymous_file(text)
-            self._resources.callback(os.close, self._job_fd)
+            self._pipes.callback(os.close, self._job_fd)
             fds = [lease_end.fileno(), report_end, log_end, self._job_fd]
             fds += [self.cgroup.procs_fd] if self.cgroup else []
-            message = {
+            message: dict[str, object] = {
                 "wall_seconds": self._limits.wall_seconds,
                 "has_init": ground.gives_init(job),
             }
+            if job.mode is Mode.TEMPLATE:
+                scratch = [self._limits.scratch_bytes, self._limits.scratch_files]
+                message |= {"makes": template, "scratch": scratch, "spares": 1}
+            elif template is not None:
+                message["template"] = template
             send_message(control, message, fds)
             self.ground = ground
         if self._is_given_up:
@@ -91,7 +112,7 @@ class Conversation:
 
     def _pipe(self, theirs: ExitStack) -> tuple[int, int]:
         readable, writable = os.pipe()
-        self._resources.callback(os.close, readable)
+        self._pipes.callback(os.close, readable)
         theirs.callback(os.close, writable)
         os.set_blocking(readable, False)
         return readable, writable
@@ -124,7 +145,7 @@ class Conversation:
         for fd in (lease.fileno(), self._report_fd, self._log_fd):
             poller.register(fd, select.POLLIN)
         overdue_at = time.monotonic() + self._limits.wall_seconds + _OWN_KILL_SECONDS
-        while self._exit is None and not self._failure:
+        while self._exit is None and not self._failure and not self._is_ready:
             for fd, _event in poller.poll(self._wait_ms(overdue_at)):
                 self._read(fd, lease, poller)
             self._check_scratch()
@@ -166,10 +187,15 @@ class Conversation:
             self._failure = "The sandbox ended unexpectedly."
             self._kill_child()
             return
+        if "pid" in message and self._born_at is None:
+            self._born_at = time.monotonic()
         if fds:
             self._pidfd = fds[0]
             self._resources.callback(os.close, fds[0])
-        if "error" in message:
+        self.is_warm = self.is_warm or bool(message.get("warm"))
+        if "ready" in message:
+            self._is_ready = True
+        elif "error" in message:
             self._failure = f"The sandbox could not start the agent ({message['error']})."
         elif "status" in message:
             self._exit = message
@@ -221,6 +247,17 @@ class Conversation:
             except ProcessLookupError:
                 pass
 
+    def keep_lease_alone(self) -> socket.socket:
+        """Close the pipes of a template, to which nobody listens any more; return its lease."""
+        if self._lease is None or not self._is_ready:
+            raise RuntimeError("this is no template that stands")
+        self._pipes.close()
+        return self._lease
+
+    def usage(self) -> Usage | None:
+        """Return what the process uses, None when it is gone."""
+        return None if self._pidfd is None else usage_of(self._pidfd)
+
     def observed(self, failure: str, started_at: float) -> Observed:
         """Return what was seen.
 
@@ -228,7 +265,8 @@ class Conversation:
         started and never reported it is a timeout nevertheless.
         """
         seen = self._exit or {}
-        begun = self._has_begun()
+        # In a clone agent code has run before: nothing that is reported is ours.
+        begun = self.is_warm or self._has_begun()
         has_outrun = self._is_overdue and self._pidfd is not None and begun and not self._report
         return Observed(
             status=seen.get("status"),
@@ -244,7 +282,13 @@ class Conversation:
             cpu_ms=seen.get("cpu_ms", 0),
             max_rss_kb=seen.get("max_rss_kb", 0),
             duration_ms=round((time.monotonic() - started_at) * 1000),
+            start_ms=_milliseconds(started_at, self._born_at),
+            wall_ms=_milliseconds(self._born_at, time.monotonic()),
         )
+
+
+def _milliseconds(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else round((end - begin) * 1000, 1)
 
 
 def _anonymous_file(content: bytes) -> int:

@@ -25,11 +25,13 @@ class StopReason(StrEnum):
     """Why a job ended; a closed list.
 
     SERVER_ENDED is for the server to say: to the sandbox it looks like a cancel, or a failure.
+    UNFIT is for templates alone.
     """
 
     RETURNED = "returned"
     EXCEPTION = "exception"
     IMPORT_FAILED = "import_failed"
+    UNFIT = "unfit"
     NOT_JSON = "not_json"
     OUTPUT_TOO_LARGE = "output_too_large"
     OUT_OF_MEMORY = "out_of_memory"
@@ -64,6 +66,8 @@ class Observed:
     cpu_ms: int = 0
     max_rss_kb: int = 0
     duration_ms: int = 0
+    start_ms: float | None = None
+    wall_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ class Outcome:
 
     `details` is the child's report where `reason` rests on it: `result` for an execution that
     returned. `message` is one sentence for the agent's owner, empty when it returned. `tier` and
-    `layers` are the walls that stood around the job; None where it never came to a child.
+    `layers` are the walls that stood around the job; None where it never came to a child. `is_warm`
+    tells that its code had been imported before, in a template. `start_ms` passed until there was a
+    process for it, `wall_ms` from then on.
     """
 
     reason: StopReason
@@ -84,6 +90,9 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     tier: Tier | None = None
     layers: tuple[str, ...] = ()
+    is_warm: bool = False
+    start_ms: float | None = None
+    wall_ms: float | None = None
 
 
 def max_report_bytes(limits: Limits) -> int:
@@ -104,6 +113,8 @@ def read_outcome(seen: Observed, limits: Limits, mode: Mode) -> Outcome:
         duration_ms=seen.duration_ms,
         cpu_ms=seen.cpu_ms,
         max_rss_kb=seen.max_rss_kb,
+        start_ms=seen.start_ms,
+        wall_ms=seen.wall_ms,
         details=details,
     )
 
@@ -117,6 +128,7 @@ _Verdict = tuple[StopReason, str, dict[str, Any]]
 _SUCCESS = {
     Mode.EXECUTE: ReportKind.RETURNED,
     Mode.VALIDATE: ReportKind.VALIDATED,
+    Mode.TEMPLATE: ReportKind.VALIDATED,
     Mode.PROBE: ReportKind.PROBED,
 }
 
@@ -132,7 +144,8 @@ def _judge(seen: Observed, limits: Limits, mode: Mode) -> _Verdict:
     if report is None:
         return (*_judge_silence(_exit_code(seen.status), seen.has_begun), {})
     kind = ReportKind(report["kind"])
-    if (kind in _OURS) is seen.has_begun:
+    is_foreign = kind is ReportKind.UNFIT and mode is not Mode.TEMPLATE
+    if is_foreign or (kind in _OURS) is seen.has_begun:
         return StopReason.NOT_JSON, "The result is not valid JSON: the report is not its own.", {}
     if kind is _SUCCESS[mode] and (mode is not Mode.EXECUTE or _has_object(report)):
         return StopReason.RETURNED, "", report
@@ -222,6 +235,8 @@ def _judge_failure(kind: ReportKind, report: dict[str, Any], limits: Limits) -> 
             return StopReason.EXCEPTION, (text or _UNNAMED) + _place(report), report
         case ReportKind.IMPORT_FAILED:
             return StopReason.IMPORT_FAILED, (text or _UNNAMED) + _place(report), report
+        case ReportKind.UNFIT:
+            return StopReason.UNFIT, text or _UNNAMED, {}
         case ReportKind.OUTPUT_TOO_LARGE:
             return StopReason.OUTPUT_TOO_LARGE, _too_large(report, limits), report
         case ReportKind.OUT_OF_MEMORY:

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from anymind_lite.sandbox.in_server.cgroup import Cgroups, NotDelegated, RunCgroup
 from anymind_lite.sandbox.in_server.conversation import Conversation
 from anymind_lite.sandbox.in_server.outcome import Outcome, read_outcome
 from anymind_lite.sandbox.in_server.scratch import HostScratch, remove_scratch
+from anymind_lite.sandbox.in_server.templates import TemplatePool, Wish
 from anymind_lite.sandbox.policy import Tier
 from anymind_lite.sandbox.protocol import (
     AGENT_DIR,
@@ -51,7 +53,14 @@ class Supervisor:
     job: it must stay the same folder while the zygote lives, which holds on to it.
     """
 
-    def __init__(self, scratch_parent: Path, code_parent: Path, *, min_tier: Tier = Tier.B) -> None:
+    def __init__(
+        self,
+        scratch_parent: Path,
+        code_parent: Path,
+        *,
+        min_tier: Tier = Tier.B,
+        warm_memory_bytes: int = 0,
+    ) -> None:
         self._scratch_parent = scratch_parent
         self._code_parent = code_parent
         self.min_tier = min_tier
@@ -67,6 +76,7 @@ class Supervisor:
         self._socket: socket.socket | None = None
         self._control: socket.socket | None = None  # the same one, while its zygote serves
         self._stopping = threading.Event()
+        self.templates = TemplatePool(self._make_template, memory_bytes=warm_memory_bytes)
 
     def start(self) -> None:
         """Start the zygote; call it before the process has other threads."""
@@ -84,6 +94,8 @@ class Supervisor:
             target=self._replace_dead_zygotes, name="zygote-watch", daemon=True
         )
         self._watcher.start()
+        if self._ground.has_templates:
+            self.templates.start()
 
     def _take_cgroups(self) -> None:
         try:
@@ -101,6 +113,7 @@ class Supervisor:
             process, control = self._process, self._socket
         if control is not None:
             _shut_down(control)  # the watcher closes it
+        self.templates.stop()
         if process is not None:
             try:
                 process.wait(_STOP_SECONDS)
@@ -145,12 +158,14 @@ class Supervisor:
         *,
         key: str,
         is_wanted: Callable[[], bool] = lambda: True,
+        template: str = "",
     ) -> Outcome:
         """Run one job to its end in the calling thread.
 
         `payload` is JSON text; `key` names the job for `cancel` and is unique among running ones.
         `is_wanted` is asked once, when `cancel` can already reach the job: who decides elsewhere
-        that the job is off and then calls `cancel` is obeyed whichever comes first.
+        that the job is off and then calls `cancel` is obeyed whichever comes first. `template`
+        names what may have imported its code already, in `templates`.
         Returns within the wall limit and a few seconds, whatever the agent does.
         """
         started_at = time.monotonic()
@@ -158,17 +173,47 @@ class Supervisor:
             with self._registered(key, conversation):
                 failure = ""
                 if is_wanted():
-                    failure = self._hand_over(conversation, job, payload, folders=folders)
+                    number = self.templates.number_of(template) if template else None
+                    failure = self._hand_over(
+                        conversation, job, payload, folders=folders, template=number
+                    )
                 else:
                     conversation.cancel()
                 if not failure:
                     conversation.drive(self._kill_zygote)
             seen = conversation.observed(failure, started_at)
-        outcome = read_outcome(seen, job.limits, job.mode)
+        return self._judged(read_outcome(seen, job.limits, job.mode), conversation, job)
+
+    def _judged(self, outcome: Outcome, conversation: Conversation, job: Job) -> Outcome:
         ground = conversation.ground
         if ground is None:
             return outcome
-        return replace(outcome, tier=ground.tier, layers=ground.layer_names(job))
+        return replace(
+            outcome,
+            tier=ground.tier,
+            layers=ground.layer_names(job),
+            is_warm=conversation.is_warm,
+        )
+
+    def _make_template(
+        self, wish: Wish, number: int, resources: ExitStack
+    ) -> tuple[Outcome, Conversation]:
+        """Have a template made; it lives, if it returned, until `resources` are closed."""
+        started_at, job = time.monotonic(), wish.job
+        conversation = resources.enter_context(Conversation(job.limits))
+        with self._registered(wish.key, conversation):
+            failure = ""
+            if wish.is_wanted():
+                failure = self._hand_over(
+                    conversation, job, b"null", folders=resources, template=number
+                )
+            else:
+                conversation.cancel()
+            if not failure:
+                conversation.drive(self._kill_zygote)
+        seen = conversation.observed(failure, started_at)
+        outcome = read_outcome(seen, job.limits, job.mode)
+        return self._judged(outcome, conversation, job), conversation
 
     def cancel(self, key: str, *, grace_seconds: float = 0.0) -> bool:
         """End a running job with all its processes; return whether there was one.
@@ -199,7 +244,13 @@ class Supervisor:
             conversation.ended.set()
 
     def _hand_over(
-        self, conversation: Conversation, job: Job, payload: bytes, *, folders: ExitStack
+        self,
+        conversation: Conversation,
+        job: Job,
+        payload: bytes,
+        *,
+        folders: ExitStack,
+        template: int | None = None,
     ) -> str:
         """Send the job to the zygote; return what went wrong, or nothing.
 
@@ -219,7 +270,8 @@ class Supervisor:
                 conversation.scratch = self._make_scratch(ground, folders)
                 conversation.cgroup = self._make_cgroup(job, folders)
                 text = self._encode(job, conversation.scratch, payload)
-                if self._send(control, conversation, job, ground, text):
+                hand_over = partial(conversation.hand_over, control, job, ground, text, template)
+                if self._send(control, hand_over):
                     return ""
             except OSError as exc:
                 logger.exception("event=hand_over_failed")
@@ -234,14 +286,7 @@ class Supervisor:
                 self._changed.wait(seconds)
             return self._control, self._ground
 
-    def _send(
-        self,
-        control: socket.socket,
-        conversation: Conversation,
-        job: Job,
-        ground: Ground,
-        text: bytes,
-    ) -> bool:
+    def _send(self, control: socket.socket, hand_over: Callable[[], None]) -> bool:
         """Send on the control socket; return False when its zygote is gone. Raises OSError.
 
         Under a lock of its own: `cancel` and `stop` must not wait for a zygote that does not read.
@@ -250,7 +295,7 @@ class Supervisor:
             if self._control is not control:
                 return False
             try:
-                conversation.hand_over(control, job, ground, text)
+                hand_over()
             except (BrokenPipeError, ConnectionResetError):
                 self._disown(control)
                 return False

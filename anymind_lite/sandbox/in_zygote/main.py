@@ -11,12 +11,15 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from typing import Any
 
+from anymind_lite.sandbox.in_child import cloning
 from anymind_lite.sandbox.in_child.layers import Walls, linux_seccomp, posix
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.layers.linux_namespaces import be_init
 from anymind_lite.sandbox.in_child.main import Birth
+from anymind_lite.sandbox.in_zygote.templates import Order, Template, Templates
 from anymind_lite.sandbox.protocol import receive_message, send_message
 
 _SWEEP_SECONDS = 5.0
@@ -27,12 +30,21 @@ class Run:
     """One child that was forked and has not been reported yet.
 
     `init_pid` is process 1 of its pid namespace, -1 if it has none; `exit` what is told at the end.
-    `deadline` is the wall limit; `kill_at` is sooner once the server has asked the run to end.
+    `deadline` is the wall limit; `kill_at` is sooner once the server has asked the run to end. Of a
+    `template` it is a clone, and then leads no process group.
     """
 
-    def __init__(self, pid: int, init_pid: int, lease: socket.socket, deadline: float) -> None:
+    def __init__(
+        self,
+        pid: int,
+        init_pid: int,
+        lease: socket.socket,
+        deadline: float,
+        template: Template | None = None,
+    ) -> None:
         self.pid = pid
         self.init_pid = init_pid
+        self.template = template
         self.lease = lease
         self.deadline = deadline
         self.kill_at = deadline
@@ -44,19 +56,35 @@ class Run:
 class Zygote:
     """The one loop that owns all children. In namespaces `proc_fd` is the host's /proc."""
 
-    def __init__(self, control: socket.socket, walls: Walls, proc_fd: int = -1) -> None:
+    def __init__(
+        self, control: socket.socket, walls: Walls, proc_fd: int = -1, thread_id_place: int = 0
+    ) -> None:
         self._control = control
         self._walls = walls
         self._proc_fd = proc_fd
+        self._thread_id_place = thread_id_place
         if walls.has_namespaces:
             self._own_pids_fd = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         self._runs: dict[int, Run] = {}
         self._ending: dict[int, Run] = {}  # by the init that is still to be reaped
+        self._children: set[int] = set()  # forked or cloned, and not reaped
         self._birth: Birth | None = None
+        self._is_over = False
         self._pid = os.getpid()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(control, selectors.EVENT_READ)
-        self._selector.register(self._listen_for_exits(), selectors.EVENT_READ)
+        self._selector.register(control, selectors.EVENT_READ, self._take_job)
+        self._selector.register(self._listen_for_exits(), selectors.EVENT_READ, self._drain_exits)
+        self._unserved: deque[Order] = deque()  # whose template could not give a clone
+        self._templates: Templates | None = None
+        if can_clone(walls):
+            self._templates = Templates(
+                self._selector,
+                proc_fd,
+                children=self._children,
+                begin_run=self._begin_warm,
+                # Forked by the loop alone: a fork comes back to where it was made.
+                run_without=self._unserved.append,
+            )
 
     def _listen_for_exits(self) -> int:
         """Return a descriptor that becomes readable when a child exits."""
@@ -70,17 +98,18 @@ class Zygote:
 
     def serve(self) -> Birth | None:
         """Serve until the server hangs up; in every child return what it was born with."""
-        while True:
-            for key, _events in self._selector.select(self._seconds_to_next_deadline()):
-                if key.fileobj is self._control:
-                    if not self._take_job():
-                        return self._birth
-                elif key.fd == self._exits:
-                    self._drain_exits()
-                elif key.data in self._runs:
-                    self._heed(self._runs[key.data])
+        while not self._is_over:
+            self._heed_all()
             self._enforce_deadlines()
             self._reap()
+            while self._unserved and not self._is_over:
+                self._run_without(self._unserved.popleft())
+        return self._birth
+
+    def _heed_all(self) -> None:
+        for key, _events in self._selector.select(self._seconds_to_next_deadline()):
+            if not self._is_over:
+                key.data()
 
     def stop(self) -> None:
         """Kill every child and whatever they left; in a child do nothing."""
@@ -93,47 +122,89 @@ class Zygote:
 
     def _seconds_to_next_deadline(self) -> float | None:
         waiting = [run.kill_at for run in self._runs.values() if not run.is_killed]
+        look_at = self._templates.next_deadline() if self._templates else None
+        if look_at is not None:
+            waiting.append(look_at)
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
-    def _take_job(self) -> bool:
-        """Fork a child for the next job; return False in it, and when the server hung up."""
+    def _take_job(self) -> None:
+        """Begin the next job; or end, when the server hung up."""
         try:
             message, fds = receive_message(self._control)
         except (EOFError, OSError):
-            return False
+            self._is_over = True
+            return
         lease_fd, *child_fds = fds
-        lease = socket.socket(fileno=lease_fd)
+        order = Order(socket.socket(fileno=lease_fd), child_fds, message)
+        if "makes" in message:
+            self._make_template(order)
+        elif self._templates is None or not self._templates.order(order):
+            self._run_without(order)
+
+    def _run_without(self, order: Order) -> None:
+        """Fork a child for a job that no template serves; returns in the child, too."""
         try:
-            self._start(lease, child_fds, message)
+            self._start(order)
         finally:
             if self._birth is None:
-                for fd in child_fds:
-                    os.close(fd)
-        return self._birth is None
+                order.close()
 
-    def _start(self, lease: socket.socket, child_fds: list[int], message: dict[str, Any]) -> None:
-        has_init = bool(message["has_init"])
+    def _start(self, order: Order) -> None:
+        has_init = bool(order.message["has_init"])
         try:
             if has_init:
-                pid, init_pid = self._fork_with_init(child_fds)
+                pid, init_pid = self._fork_with_init(order.fds, has_init=True)
             else:
-                pid, init_pid = self._fork(child_fds), -1
+                pid, init_pid = self._fork(order.fds), -1
         except OSError as exc:
-            _tell(lease, {"error": f"fork: {exc.strerror}"})
-            lease.close()
+            _tell(order.lease, {"error": f"fork: {exc.strerror}"})
+            order.lease.close()
             return
         if self._birth is not None:
-            lease.close()
+            order.lease.close()
             return
-        run = Run(pid, init_pid, lease, time.monotonic() + float(message["wall_seconds"]))
-        self._runs[pid] = run
-        self._selector.register(lease, selectors.EVENT_READ, pid)
-        pidfds = _open_pidfd(init_pid if has_init else pid)
-        _tell(lease, {"pid": pid}, pidfds)
+        self._begin(Run(pid, init_pid, order.lease, _deadline_of(order)))
+
+    def _begin_warm(self, order: Order, pid: int, template: Template) -> None:
+        """Take up a clone of a template that has just been given a job."""
+        self._begin(Run(pid, -1, order.lease, _deadline_of(order), template))
+
+    def _begin(self, run: Run) -> None:
+        self._runs[run.pid] = run
+        self._selector.register(run.lease, selectors.EVENT_READ, lambda: self._heed(run))
+        pidfds = _open_pidfd(run.init_pid if run.init_pid > 0 else run.pid)
+        _tell(run.lease, {"pid": run.pid, "warm": run.template is not None}, pidfds)
         for fd in pidfds:
             os.close(fd)
 
-    def _fork(self, child_fds: list[int], *, has_init: bool = False) -> int:
+    def _make_template(self, order: Order) -> None:
+        """Fork a template, the only agent code in a pid namespace of its own."""
+        if self._templates is None:
+            _tell(order.lease, {"error": "no templates here"})
+            order.lease.close()
+            order.close()
+            return
+        ours, theirs = socket.socketpair()
+        try:
+            pid, init_pid = self._fork_with_init(order.fds, channel=theirs)
+        except OSError as exc:
+            ours.close()
+            _tell(order.lease, {"error": f"fork: {exc.strerror}"})
+            order.lease.close()
+            pid = -1
+        finally:
+            if self._birth is None:
+                theirs.close()
+                order.close()
+        if self._birth is not None:
+            ours.close()
+            order.lease.close()
+        elif pid > 0:
+            self._templates.add(Template(pid, init_pid, order.lease, ours), order.message)
+
+    def _fork(
+        self, child_fds: list[int], *, has_init: bool = False, channel: socket.socket | None = None
+    ) -> int:
         pid = os.fork()
         if pid == 0:
             report_fd, log_fd, job_fd, *cgroup_fd = child_fds
@@ -146,8 +217,13 @@ class Zygote:
                 proc_fd=self._proc_fd,
                 cgroup_fd=cgroup_fd[0] if cgroup_fd else -1,
                 has_init=has_init,
+                channel_fd=-1 if channel is None else channel.detach(),
+                thread_id_place=self._thread_id_place,
             )
+            self._is_over = True  # the loop is its parent's
             self._forget_runs()
+        else:
+            self._children.add(pid)
         return pid
 
     def _forget_runs(self) -> None:
@@ -157,12 +233,20 @@ class Zygote:
         """
         for run in (*self._runs.values(), *self._ending.values()):
             run.lease.close()
+        for order in self._unserved:
+            order.lease.close()
+        self._unserved.clear()
         self._runs.clear()
         self._ending.clear()
+        self._children.clear()
+        if self._templates is not None:
+            self._templates.forget_all()
         self._selector.close()
         self._control.close()
 
-    def _fork_with_init(self, child_fds: list[int]) -> tuple[int, int]:
+    def _fork_with_init(
+        self, child_fds: list[int], *, has_init: bool = False, channel: socket.socket | None = None
+    ) -> tuple[int, int]:
         """Fork process 1 of a new pid namespace and the child beside it; return child, init.
 
         Both are our own children: the child's exit is seen as it is, and it waits for nobody.
@@ -172,8 +256,9 @@ class Zygote:
             init_pid = os.fork()
             if init_pid == 0:
                 be_init()
+            self._children.add(init_pid)
             try:
-                return self._fork(child_fds, has_init=True), init_pid
+                return self._fork(child_fds, has_init=has_init, channel=channel), init_pid
             except OSError:
                 os.kill(init_pid, signal.SIGKILL)
                 raise
@@ -194,8 +279,9 @@ class Zygote:
         try:
             # The group is the agent's own, as every layer stands, and stays: a session's leader
             # cannot leave it (setpgid(2)). It has the agent's pid, which nobody else can get before
-            # we reap it.
-            os.killpg(run.pid, signal.SIGTERM)
+            # we reap it. A clone is in its template's group, but is all there is of its run.
+            kill = os.killpg if run.template is None else os.kill
+            kill(run.pid, signal.SIGTERM)
         except (ProcessLookupError, PermissionError):
             pass  # Gone and not yet reaped.
 
@@ -205,6 +291,8 @@ class Zygote:
             if now >= run.kill_at and not run.is_killed:
                 run.is_timed_out = now >= run.deadline
                 self._kill(run)
+        if self._templates is not None:
+            self._templates.enforce_deadlines(now)
 
     def _kill(self, run: Run) -> None:
         """Kill the child and its group; descendants that left the group fall to the sweep.
@@ -233,13 +321,16 @@ class Zygote:
 
     def _reap(self) -> None:
         """Collect every exited child; end and report each run once."""
-        while True:
+        while not self._is_over:
             try:
                 pid, status, usage = os.wait3(os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
+            self._children.discard(pid)
+            if self._templates is not None:
+                self._templates.reap(pid, status)
             if pid in self._runs:
                 self._end(self._runs.pop(pid), status, usage)
             elif pid in self._ending:
@@ -259,9 +350,11 @@ class Zygote:
             # It is reaped when nobody is left in its pid namespace, and not before.
             os.kill(run.init_pid, signal.SIGKILL)
             self._ending[run.init_pid] = run
-        else:
-            self._sweep()
-            self._tell_exit(run)
+            return
+        if run.template is not None and self._templates is not None:
+            self._templates.look()
+        self._sweep()
+        self._tell_exit(run)
 
     def _tell_exit(self, run: Run) -> None:
         _tell(run.lease, run.exit)
@@ -285,6 +378,15 @@ class Zygote:
                 # A broken sandbox is destroyed, never repaired: the server starts a new zygote.
                 raise RuntimeError(f"{len(strangers)} processes cannot be killed")
             time.sleep(_SWEEP_PAUSE_SECONDS)
+
+
+def can_clone(walls: Walls) -> bool:
+    """Tell whether templates can be kept in bounds here: it takes both walls of tier A."""
+    return walls.has_namespaces and walls.filters_calls and cloning.is_possible()
+
+
+def _deadline_of(order: Order) -> float:
+    return time.monotonic() + float(order.message["wall_seconds"])
 
 
 def _tell(lease: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
@@ -339,7 +441,9 @@ def _parent_of(pid: int) -> int:
         return -1
 
 
-def serve(control: socket.socket, walls: Walls, *, proc_fd: int = -1) -> Birth | None:
+def serve(
+    control: socket.socket, walls: Walls, *, proc_fd: int = -1, thread_id_place: int = 0
+) -> Birth | None:
     """Prepare once what every child inherits, then serve until the server hangs up.
 
     Returns in every child too, with what it was born with: the caller hands that to `child_main`,
@@ -348,9 +452,9 @@ def serve(control: socket.socket, walls: Walls, *, proc_fd: int = -1) -> Birth |
     if posix.IS_LINUX:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     if walls.filters_calls:
-        for has_init in (True, False):
-            linux_seccomp.filter_for(walls, has_init=has_init)
-    zygote = Zygote(control, walls, proc_fd)
+        for kind in linux_seccomp.Kind:
+            linux_seccomp.filter_for(walls, kind)
+    zygote = Zygote(control, walls, proc_fd, thread_id_place)
     # What exists now is never collected, so that children do not copy its pages (gc.freeze).
     gc.collect()
     gc.freeze()

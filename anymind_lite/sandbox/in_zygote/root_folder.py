@@ -71,7 +71,7 @@ def enter_new_root(runtime: list[str], code_dir: str, *, is_last: bool) -> None:
     os.close(code)
     root = _BUILDING_SITE
     for folder in (CODE_PARENT, AGENT_DIR, SCRATCH_DIR, "/dev", "/etc"):
-        os.mkdir(root + folder)
+        os.makedirs(root + folder)
     _bind(".", root + CODE_PARENT)
     for name in _DEVICES:
         _bind_file(f"/dev/{name}", f"{root}/dev/{name}", linux.MS_NOSUID | linux.MS_NOEXEC)
@@ -93,7 +93,7 @@ def enter_new_root(runtime: list[str], code_dir: str, *, is_last: bool) -> None:
 
 def top_folders() -> tuple[str, ...]:
     """Return the folders of the new root that every run may read, each once."""
-    own = {CODE_PARENT, AGENT_DIR, SCRATCH_DIR}
+    own = {CODE_PARENT, AGENT_DIR, os.path.dirname(SCRATCH_DIR)}
     paths = {os.path.realpath(f"/{name}") for name in os.listdir("/") if f"/{name}" not in own}
     return tuple(sorted(paths))
 

@@ -19,6 +19,7 @@ _PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(_
 if __name__ == "__main__":
     sys.path.insert(0, _PROJECT_DIR)  # -I leaves the script's folder out; removed before serving
 
+from anymind_lite.sandbox.in_child.cloning import find_thread_id_place
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.main import Birth, child_main
 from anymind_lite.sandbox.in_zygote.ground import find_ground, walls_of
@@ -79,6 +80,7 @@ def _tell(control: socket.socket, ground: Ground) -> None:
 
 
 def _serve_in_namespaces(control: socket.socket, ground: Ground) -> Birth | None:
+    thread_id_place = find_thread_id_place()
     proc_fd = enter_namespaces()
     walls = walls_of(ground)
     stub = os.pidfd_open(os.getpid())
@@ -88,7 +90,7 @@ def _serve_in_namespaces(control: socket.socket, ground: Ground) -> Birth | None
         if select.select([stub], [], [], 0)[0]:
             os._exit(0)  # the stub died before that line
         os.close(stub)
-        birth = serve(control, walls, proc_fd=proc_fd)
+        birth = serve(control, walls, proc_fd=proc_fd, thread_id_place=thread_id_place)
         if birth is None:
             os._exit(0)
         return birth

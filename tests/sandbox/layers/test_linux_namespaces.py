@@ -121,7 +121,7 @@ def handle(payload):
     # Undoing what is mounted: MS_REMOUNT | MS_BIND, umount, a mount of its own.
     tried.append(libc.mount(None, b"/agent", None, 32 | 4096, None))
     tried.append(libc.umount2(b"/agent", 2))
-    tried.append(libc.mount(b"x", b"/scratch", b"tmpfs", 0, None))
+    tried.append(libc.mount(b"x", b"/scratch/run", b"tmpfs", 0, None))
     return sorted(set(map(str, tried)))
 """
     )
@@ -138,7 +138,7 @@ def test_user_namespace_of_its_own_reveals_no_mount(tell: Tell, space: Sandbox) 
         def handle(payload):
             libc = ctypes.CDLL(None)
             if libc.unshare(0x10000000 | 0x00020000) == 0:
-                for place in (b"/agent", b"/scratch", b"/code", b"/"):
+                for place in (b"/agent", b"/scratch/run", b"/code", b"/"):
                     while libc.umount2(place, 2) == 0:
                         pass
             return [os.path.exists("/code/1"), os.path.exists("/code")]
@@ -185,7 +185,7 @@ def test_scratch_is_home_temporary_and_working_folder(tell: Tell) -> None:
             mode = oct(os.stat(".").st_mode & 0o777)
             return [os.getcwd(), os.path.expanduser("~"), tempfile.gettempdir(), mode]
     """
-    assert tell(source) == ["/scratch", "/scratch", "/scratch", "0o700"]
+    assert tell(source) == ["/scratch/run", "/scratch/run", "/scratch/run", "0o700"]
 
 
 def test_devices_are_the_harmless_ones(tell: Tell) -> None:

@@ -41,7 +41,8 @@ class Confinement:
 
     `parent_pid` is the zygote as this process sees it, 0 from a pid namespace of the run's own,
     which has an init. `code_dir` is empty where there is no agent. In namespaces `proc_fd` is the
-    host's /proc, to be closed, and `code_name` names the code below CODE_PARENT.
+    host's /proc, to be closed, and `code_name` names the code below CODE_PARENT. A template, and
+    what clones itself from it, has a pid namespace with an init, but as a run without one.
     """
 
     limits: Limits
@@ -53,6 +54,7 @@ class Confinement:
     cgroup_fd: int = -1
     proc_fd: int = -1
     has_init: bool = False
+    is_template: bool = False
 
     @property
     def is_in_namespaces(self) -> bool:
@@ -134,6 +136,21 @@ LAYERS = (
 )
 
 
+# What a template leaves to each of its clones: the zygote gives that a user namespace at birth.
+_NOT_OF_TEMPLATES = {"user_namespace"}
+# What a clone does again, or by itself: it has a namespace full of capabilities, lost its parent
+# death signal with the clone, and may do less than the template in its limits and its calls.
+_OF_CLONES = ("capabilities", "parent_death", "rlimits", "not_dumpable", "system_calls")
+
+
 def layers_for(confinement: Confinement) -> list[Layer]:
     """Return the layers that this job takes, in order."""
-    return [layer for layer in LAYERS if confinement.has(layer.need)]
+    layers = [layer for layer in LAYERS if confinement.has(layer.need)]
+    if confinement.is_template:
+        return [layer for layer in layers if layer.name not in _NOT_OF_TEMPLATES]
+    return layers
+
+
+def layers_for_clone(confinement: Confinement) -> list[Layer]:
+    """Return the layers that a clone of a template puts up by itself, in order."""
+    return [one for one in LAYERS if one.name in _OF_CLONES and confinement.has(one.need)]

@@ -6,6 +6,7 @@ Python has `os.unshare` and `os.setns` only since 3.12, and none of the others a
 import ctypes
 import functools
 import os
+import signal
 
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -15,6 +16,20 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+CLONE_PARENT = 0x00008000
+CLONE_CHILD_CLEARTID = 0x00200000
+CLONE_CHILD_SETTID = 0x01000000
+# How a template clones itself, exactly, as its filter lets no other clone(2) pass. CLONE_PARENT:
+# who waits for the clone, and is told the truth of its end, is the zygote.
+CLONE_OF_TEMPLATE = (
+    CLONE_NEWUSER
+    | CLONE_NEWNS
+    | CLONE_NEWIPC
+    | CLONE_PARENT
+    | CLONE_CHILD_SETTID
+    | CLONE_CHILD_CLEARTID
+    | signal.SIGCHLD
+)
 
 # linux/mount.h. The first four have the values that statvfs(3) reports.
 MS_RDONLY = 1
@@ -102,7 +117,7 @@ def give_up_setgroups(proc_fd: int) -> None:
 
     The kernel demands it before an unprivileged process maps its gid (user_namespaces(7)).
     """
-    _write_own(proc_fd, "setgroups", "deny")
+    _write(proc_fd, "self/setgroups", "deny")
 
 
 def write_id_maps(proc_fd: int, inner_uid: int, inner_gid: int, ids: tuple[int, int]) -> None:
@@ -112,12 +127,31 @@ def write_id_maps(proc_fd: int, inner_uid: int, inner_gid: int, ids: tuple[int, 
     or an outer pid namespace.
     """
     uid, gid = ids
-    _write_own(proc_fd, "uid_map", f"{inner_uid} {uid} 1")
-    _write_own(proc_fd, "gid_map", f"{inner_gid} {gid} 1")
+    _write(proc_fd, "self/uid_map", f"{inner_uid} {uid} 1")
+    _write(proc_fd, "self/gid_map", f"{inner_gid} {gid} 1")
 
 
-def _write_own(proc_fd: int, name: str, text: str) -> None:
-    fd = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+def write_id_maps_of(proc_fd: int, pid: int, inner_uid: int, inner_gid: int) -> None:
+    """Map a child's uid and gid in its new user namespace, below this one, to the same in this.
+
+    `pid` is as `proc_fd` counts; the child must be dumpable. Raises OSError.
+    """
+    _write(proc_fd, f"{pid}/uid_map", f"{inner_uid} {inner_uid} 1")
+    _write(proc_fd, f"{pid}/gid_map", f"{inner_gid} {inner_gid} 1")
+
+
+def pid_in(proc_fd: int, pidfd: int) -> int:
+    """Return which pid a process has in the pid namespace of a /proc (pidfd_open(2))."""
+    fd = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        text = os.read(fd, 4096).decode("ascii")
+    finally:
+        os.close(fd)
+    return int(text.partition("\nPid:")[2].split()[0])
+
+
+def _write(proc_fd: int, path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
     try:
         os.write(fd, text.encode())
     finally:

@@ -91,13 +91,18 @@ _syscall = ctypes.CDLL(None, use_errno=True).syscall
 def restrict_files(confinement: Confinement) -> None:
     """Open Python's files and the agent's code to read, the scratch folder to write; no other.
 
-    Only a run that may start processes can start what it reads: Python, mostly.
+    Only a run that may start processes can start what it reads: Python, mostly. A scratch folder
+    that is mounted may be written to by the rule for the folder above, as each clone of a template
+    gets one mounted over the template's own, and Landlock passes over what is mounted on.
+    (test_clone_writes_to_its_own_scratch_folder)
     """
     walls = confinement.walls
     code = filter(None, [confinement.code_dir])
+    scratch = confinement.scratch_dir
+    writable = os.path.dirname(scratch) if walls.has_namespaces else scratch
     restrict(
         readable=[*walls.readable, *code],
-        writable=[*walls.devices, confinement.scratch_dir],
+        writable=[*walls.devices, writable],
         executable=[sys.executable, *walls.readable] if confinement.has_init else (),
         abi=walls.landlock_abi,
     )

@@ -27,16 +27,21 @@ def own_mounts(confinement: Confinement) -> None:
     """
     limits = confinement.limits
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWIPC)
+    mount_scratch(limits.scratch_bytes, limits.scratch_files)
+    if confinement.code_name:
+        linux.mount(f"{CODE_PARENT}/{confinement.code_name}", AGENT_DIR, "", linux.MS_BIND)
+    linux.detach(CODE_PARENT)
+
+
+def mount_scratch(size_bytes: int, files: int) -> None:
+    """Mount an empty scratch folder of that size, for that many files and folders."""
     linux.mount(
         "scratch",
         SCRATCH_DIR,
         "tmpfs",
         linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC,
-        f"size={limits.scratch_bytes},nr_inodes={limits.scratch_files},mode=0700",
+        f"size={size_bytes},nr_inodes={files},mode=0700",
     )
-    if confinement.code_name:
-        linux.mount(f"{CODE_PARENT}/{confinement.code_name}", AGENT_DIR, "", linux.MS_BIND)
-    linux.detach(CODE_PARENT)
 
 
 def own_user_namespace(confinement: Confinement) -> None:

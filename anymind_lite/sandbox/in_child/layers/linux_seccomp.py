@@ -22,6 +22,7 @@ import functools
 import os
 import struct
 import sys
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from anymind_lite.sandbox.in_child.layers import linux_syscalls
@@ -36,6 +37,7 @@ from anymind_lite.sandbox.in_child.layers.linux_bpf import (
     assemble,
     fail_with,
 )
+from anymind_lite.sandbox.in_child.layers.linux_calls import CLONE_OF_TEMPLATE
 
 if TYPE_CHECKING:
     from anymind_lite.sandbox.in_child.layers import Confinement, Walls
@@ -99,6 +101,7 @@ _CLONE_THREAD = 0x00010000
 
 # linux/prctl.h: PDEATHSIG, DUMPABLE, SECCOMP, CHILD_SUBREAPER, SCHED_CORE, MEMORY_MERGE, PTRACER
 _PRCTL_SET = (1, 4, 22, 36, 62, 67, 0x59616D61)
+_PRCTL_OF_LAYERS = (1, 4, 22)
 
 _IOCTL_TERMINAL = (0x5412, 0x541C)  # asm-generic/ioctls.h: TIOCSTI and TIOCLINUX type for others
 _IOCTL_ASYNC = 0x5452  # asm-generic/ioctls.h: FIOASYNC
@@ -160,24 +163,38 @@ def why_not() -> str:
 
 def refuse_system_calls(confinement: Confinement) -> None:
     """Refuse what agent code may not ask of the kernel; the last layer but the environment."""
-    program = filter_for(confinement.walls, has_init=confinement.has_init)
-    install(program, os.getpid())
+    kind = Kind.TEMPLATE if confinement.is_template else Kind.of_run(has_init=confinement.has_init)
+    install(filter_for(confinement.walls, kind), os.getpid())
 
 
-def filter_for(walls: Walls, *, has_init: bool) -> Program:
-    """Return the filter of a run; only with an init may it start processes, in its own namespace.
+class Kind(Enum):
+    """Whom a filter is for. Only with an init may a run start processes, in its own namespace."""
+
+    RUN = "run"
+    RUN_WITH_INIT = "run with init"
+    TEMPLATE = "template"
+
+    @classmethod
+    def of_run(cls, *, has_init: bool) -> Kind:
+        """Return the kind of a run."""
+        return cls.RUN_WITH_INIT if has_init else cls.RUN
+
+
+def filter_for(walls: Walls, kind: Kind) -> Program:
+    """Return the filter of that kind behind these walls.
 
     Called once for each kind before the fork, so that no child has to build one.
     """
-    return _cached_filter(has_init, not walls.has_namespaces, walls.landlock_abi)
+    return _cached_filter(kind, not walls.has_namespaces, walls.landlock_abi)
 
 
 @functools.cache
-def _cached_filter(has_init: bool, is_only_wall: bool, landlock_abi: int) -> Program:
+def _cached_filter(kind: Kind, is_only_wall: bool, landlock_abi: int) -> Program:
     return build_filter(
-        allows_processes=has_init,
-        has_own_pids=has_init,
+        allows_processes=kind is Kind.RUN_WITH_INIT,
+        has_own_pids=kind is not Kind.RUN,
         is_only_wall=is_only_wall,
+        clones_itself=kind is Kind.TEMPLATE,
         landlock_abi=landlock_abi,
     )
 
@@ -188,12 +205,14 @@ def build_filter(
     has_own_pids: bool,
     is_only_wall: bool,
     allows_stream_sockets: bool = False,
+    clones_itself: bool = False,
     landlock_abi: int = _LANDLOCK_KNOWS_TRUNCATE,
 ) -> Program:
     """Return the filter for one kind of job.
 
     `has_own_pids` says that the run has a pid namespace of its own; `is_only_wall` that there are
     no namespaces at all, so that Landlock's gaps, which depend on its ABI, are this layer's.
+    What `clones_itself` may do so in one way alone, and every clone takes a run's filter on top.
     Stream sockets may exist but not connect: others hand connected ones in. Raises OSError on a
     machine whose calls are not known.
     """
@@ -205,6 +224,8 @@ def build_filter(
         rules |= _rules_for_stream_sockets()
     if is_only_wall:
         rules |= _rules_beside_landlock(landlock_abi)
+    if clones_itself:
+        rules |= _rules_for_templates()
     rules |= _rules_by_command(has_own_pids=has_own_pids, is_only_wall=is_only_wall)
     architecture, column = _architecture()
     return assemble(_by_number(rules, column), architecture=architecture)
@@ -288,6 +309,19 @@ def _rules_for_processes(*, allows_processes: bool) -> _Rules:
         return {"clone": _only_if(Test(0, (0,), _CLONE_NEW))}
     threads_alone = Test(0, (_CLONE_THREAD,), _CLONE_NEW | _CLONE_THREAD)
     return {**_each(_NEW_PROCESSES, _EPERM), "clone": _only_if(threads_alone)}
+
+
+def _rules_for_templates() -> _Rules:
+    """Let a template clone itself as the zygote expects it, and a clone put up its own walls.
+
+    All stay in one session, by which the zygote knows whose they are.
+    """
+    threads_alone = Test(0, (_CLONE_THREAD,), _CLONE_NEW | _CLONE_THREAD)
+    return {
+        "clone": Rule((Test(0, (CLONE_OF_TEMPLATE,)),), ALLOW, _only_if(threads_alone)),
+        "prctl": _not_if(Test(0, tuple(set(_PRCTL_SET) - set(_PRCTL_OF_LAYERS)))),
+        **_each("setsid setpgid", _EPERM),
+    }
 
 
 def _rules_for_shared_pids() -> _Rules:

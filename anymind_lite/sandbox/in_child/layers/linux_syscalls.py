@@ -51,6 +51,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "sched_rr_get_interval": (148, 127),
     "getpgid": (121, 155),
     "getsid": (124, 156),
+    "setpgid": (109, 154),
+    "setsid": (112, 157),
     "clock_gettime": (228, 113),
     "clock_getres": (229, 114),
     "clock_nanosleep": (230, 115),

@@ -20,14 +20,19 @@ from anymind_lite.sandbox.in_child.layers.linux_calls import (
     count_tasks,
     prctl,
 )
-from anymind_lite.sandbox.protocol import JOB_FD, SANDBOX_GID, SANDBOX_UID
+from anymind_lite.sandbox.protocol import CHANNEL_FD, JOB_FD, SANDBOX_GID, SANDBOX_UID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anymind_lite.sandbox.in_child.layers import Confinement
+    from anymind_lite.sandbox.policy import Limits
 
 _MOST_SIGNALS = 256  # that are queued and not delivered yet
+# A template has no user namespace to count in but the zygote's, which is everybody's. The zygote
+# counts its clones.
+_TEMPLATE_TASKS = 4096
+_TEMPLATE_FILES = 16  # of its own: the channel, and what a birth takes
 
 IS_LINUX = sys.platform == "linux"
 
@@ -40,9 +45,13 @@ def enter_session(_: Confinement) -> None:
 def close_descriptors(confinement: Confinement) -> None:
     """Close all but stdin (empty), stdout and stderr (the log), the report and the job.
 
-    The one that a later layer uses and closes itself is kept for it.
+    The one that a later layer uses and closes itself is kept for it; a template keeps its channel.
     """
-    close_all_but([confinement.proc_fd] if confinement.is_in_namespaces else [], first=JOB_FD + 1)
+    if confinement.is_template:
+        kept = [CHANNEL_FD]
+    else:
+        kept = [confinement.proc_fd] if confinement.is_in_namespaces else []
+    close_all_but(kept, first=JOB_FD + 1)
 
 
 def close_all_but(kept: Iterable[int], *, first: int) -> None:
@@ -89,7 +98,8 @@ def limit_resources(confinement: Confinement) -> None:
     os.umask(0o077)
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_FSIZE, limits.file_bytes)
-    limit(resource.RLIMIT_NOFILE, limits.open_files)
+    more_files = _TEMPLATE_FILES if confinement.is_template else 0
+    limit(resource.RLIMIT_NOFILE, limits.open_files + more_files)
     limit(resource.RLIMIT_AS, limits.address_space_bytes)
     limit(resource.RLIMIT_DATA, limits.data_bytes)
     if IS_LINUX:  # counted for the whole user: who takes all leaves none to the neighbours
@@ -99,6 +109,11 @@ def limit_resources(confinement: Confinement) -> None:
         limit(resource.RLIMIT_RTPRIO, 0)
         limit(resource.RLIMIT_NICE, 0)
         limit(resource.RLIMIT_NPROC, _most_tasks(confinement))
+    limit_cpu(limits)
+
+
+def limit_cpu(limits: Limits) -> None:
+    """Bound the CPU time of this process. Raises OSError."""
     # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
     limit(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1)
 
@@ -109,6 +124,8 @@ def _most_tasks(confinement: Confinement) -> int:
     In a user namespace of its own that is the run. Without, the kernel counts all that the user
     has: so whoever else is on the machine is allowed for, and the run's own share on top.
     """
+    if confinement.is_template:
+        return _TEMPLATE_TASKS
     others = 0 if confinement.is_in_namespaces else count_tasks()
     return others + confinement.limits.processes
 
