@@ -7,6 +7,7 @@ from bench import builds, executions, memory, sizes, starts, writers
 from bench.figures import Findings, ratio
 from bench.peers import KINDS
 
+_SAME_SHARE = 0.05
 _TRUE = KINDS["true"]
 
 
@@ -62,8 +63,11 @@ def _pace(findings: Findings) -> float | None:
 
 def _layers(findings: Findings) -> float | None:
     best = _best(findings)
-    bare = best.replace("tier A", "no layers")
-    return ratio(_p50(findings, best, "hello"), _p50(findings, bare, "hello"))
+    walled = findings.cell(best, "hello", 1)
+    bare = findings.cell(best.replace("tier A", "no layers"), "hello", 1)
+    if walled is None or bare is None or abs(walled.warm_share - bare.warm_share) > _SAME_SHARE:
+        return None  # A warm run beside a cold one says nothing of layers.
+    return ratio(walled.p50_ms, bare.p50_ms)
 
 
 def _spread(findings: Findings) -> float | None:

@@ -54,9 +54,9 @@ class Caller:
         self._socket.sendall(self._request.text)
         answer = self._read()
         if not answer.startswith((b"HTTP/1.1 20", b"HTTP/1.0 20")):
-            raise RuntimeError(f"not answered as wanted: {answer[:500]!r}")
+            raise RuntimeError(f"answered {answer[:12]!r} ... {answer[-250:]!r}")
         if self._request.expected not in answer:
-            raise RuntimeError(f"no {self._request.expected!r} in {answer[-500:]!r}")
+            raise RuntimeError(f"no {self._request.expected!r} in {answer[-250:]!r}")
         return answer
 
     def _read(self) -> bytes:

@@ -81,8 +81,10 @@ def _start(
     }
     for number, way in enumerate(ways()):
         starts[way.name] = partial(ours, way, agents, folder / str(number))
-    if not has_setting("WARM_MEMORY_MB"):
-        findings.leave_out("ours, warm", "this version of the server has no templates")
+    no_templates = "this version of the server has none"
+    if has_setting("WARM_MEMORY_MB"):
+        no_templates = "templates stand in namespaces only"
+    findings.leave_out("ours, warm, tier B", no_templates)
     contenders = {}
     for name, start in starts.items():
         try:

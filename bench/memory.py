@@ -8,19 +8,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.agents import make_agent
 from bench.figures import Findings
-from bench.ours import has_setting, heat_settings
-from bench.peers import PAYLOAD, cache_folder
+from bench.ours import get_warm, has_setting, heat_settings
+from bench.peers import cache_folder
 from bench.servers import Client, deploy_agent, serving, start_server, stop_server
 from tests.processes import descendants
 
 IDLE = "idle PSS of all processes"
 _SETTLE_SECONDS = 2.0  # what was begun at start is done
 _FURTHER_VERSIONS = 5
-_TRIES = 100
 
 
 def measure(agents: Sequence[str], findings: Findings, say: Callable[[str], None]) -> None:
@@ -67,14 +65,8 @@ def weigh_further(name: str) -> float:
 
 
 def _warm(client: Client, agent_id: int) -> None:
-    """Execute until a run is warm."""
-    execution: Any = None
-    for _ in range(_TRIES):
-        execution = client.call("POST", f"/runtime/{agent_id}/execute", PAYLOAD)
-        if execution.get("warm"):
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"the version does not get warm: {execution['error_message']}")
+    if not get_warm(client, agent_id):
+        raise RuntimeError("a version does not get warm")
 
 
 def _weigh(pid: int) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,19 @@ from anymind_lite.config import SETTINGS
 from bench.agents import Agent
 from bench.clients import Request
 from bench.peers import EXPECTED, PAYLOAD
-from bench.servers import ROOT, RUN_PY, Client, bare_program, deploy_agent, serving
+from bench.servers import (
+    KEPT_FOR_TEMPLATES,
+    ROOT,
+    RUN_PY,
+    Client,
+    bare_program,
+    deploy_agent,
+    serving,
+)
 
 _WARM_MEMORY_MB = "1024"  # room for every agent that is measured
+_WARM_SECONDS = 15.0
 TIERS = ("tier A", "tier B", "no layers")
-HEATS = ("cold", "warm")
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Way:
     def program(self, folder: Path) -> Sequence[str]:
         """Return what starts its server."""
         if self.walls == "no layers":
-            return bare_program(folder)
+            return bare_program(folder, has_templates=self.heat == "warm")
         if self.walls == "tier B":  # A machine that refuses namespaces, as Docker does.
             return (sys.executable, str(ROOT / "tests" / "outer_filter.py"), *RUN_PY)
         return RUN_PY
@@ -51,9 +60,10 @@ def has_setting(name: str) -> bool:
 
 
 def ways() -> list[Way]:
-    """Return all ways that this version of the server knows."""
-    heats = HEATS if has_setting("WARM_MEMORY_MB") else HEATS[:1]
-    return [Way(walls, heat) for walls in TIERS for heat in heats]
+    """Return all ways that this version of the server knows; templates stand in tier A only."""
+    warm = [Way(walls, "warm") for walls in TIERS if walls != "tier B"]
+    cold = [Way(walls, "cold") for walls in TIERS]
+    return [*warm, *cold] if has_setting("WARM_MEMORY_MB") else cold
 
 
 def heat_settings(heat: str) -> dict[str, str]:
@@ -85,6 +95,9 @@ def ours(way: Way, agents: Sequence[Agent], folder: Path) -> Iterator[Ours]:
     with serving(folder / "data", program=program, **way.settings) as (_server, client, url):
         ids = {agent.name: deploy_agent(client, agent.folder) for agent in agents}
         _check_walls(client, way, next(iter(ids.values())))
+        if way.heat == "warm":
+            for agent_id in ids.values():
+                get_warm(client, agent_id)
         yield Ours(url, client.headers["X-API-Key"], ids)
 
 
@@ -93,11 +106,17 @@ def _check_walls(client: Client, way: Way, agent_id: int) -> None:
     execution = client.call("POST", f"/runtime/{agent_id}/execute", PAYLOAD)
     if execution["status"] != "completed":
         raise RuntimeError(execution["error_message"])
-    is_right = (
-        not execution["layers"]
-        if way.walls == "no layers"
-        else way.walls == f"tier {execution['tier']}"
-    )
-    if not is_right:
+    is_bare = set(execution["layers"]) <= {*KEPT_FOR_TEMPLATES, "environment"}
+    if way.walls != ("no layers" if is_bare else f"tier {execution['tier']}"):
         found = json.dumps({name: execution[name] for name in ("tier", "layers")})
         raise RuntimeError(f"the server stands on other ground: {found}")
+
+
+def get_warm(client: Client, agent_id: int) -> bool:
+    """Execute until a run is warm; tells whether one was. Templates are made in the background."""
+    deadline = time.monotonic() + _WARM_SECONDS
+    while time.monotonic() < deadline:
+        if client.call("POST", f"/runtime/{agent_id}/execute", PAYLOAD).get("warm"):
+            return True
+        time.sleep(0.02)
+    return False

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN_PY = (sys.executable, str(ROOT / "run.py"))
 _STOP_SECONDS = 60
 
-# A server without any layer is made by replacing the stub: the product has no such switch.
+# A server without layers is made by replacing the stub: the product has no such switch.
 _LAUNCHER = """
 import sys
 sys.path.insert(0, {root!r})
@@ -44,6 +44,23 @@ ground.LAYERS = ()
 ground.probe = refuse
 ground.become_sandbox_user = lambda _: None
 ground.linux_landlock.why_not = ground.linux_seccomp.why_not = lambda: "refused"
+stub.main()
+"""
+# Templates need namespaces, a session by which their processes are counted, and no open descriptor;
+# in namespaces a run sees its code by its mounts. Those layers stay, which a template puts up once
+# and no run again; and of the last one what enters the scratch folder.
+KEPT_FOR_TEMPLATES = ("descriptors", "mounts", "session")
+_BARE_TEMPLATES_STUB = """
+import dataclasses, os, sys
+sys.path.insert(0, {root!r})
+from anymind_lite.sandbox.in_child import layers
+
+def enter(confinement):
+    os.chdir(confinement.scratch_dir)
+
+kept = [one for one in layers.LAYERS if one.name in {kept!r}]
+layers.LAYERS = (*kept, dataclasses.replace(layers.LAYERS[-1], apply=enter))
+from anymind_lite.sandbox.in_zygote import stub
 stub.main()
 """
 
@@ -119,10 +136,14 @@ def serving(
         stop_server(server)
 
 
-def bare_program(folder: Path) -> tuple[str, str]:
-    """Write what starts a server whose children apply no layer and have no namespaces."""
+def bare_program(folder: Path, *, has_templates: bool = False) -> tuple[str, str]:
+    """Write what starts a server whose children apply no layer.
+
+    They have no namespaces either, unless there are to be templates.
+    """
+    text = _BARE_TEMPLATES_STUB if has_templates else _BARE_STUB
     launcher, stub = folder / "launcher.py", folder / "stub.py"
-    stub.write_text(_BARE_STUB.format(root=str(ROOT)), encoding="utf-8")
+    stub.write_text(text.format(root=str(ROOT), kept=KEPT_FOR_TEMPLATES), encoding="utf-8")
     launcher.write_text(_LAUNCHER.format(root=str(ROOT), stub=str(stub)), encoding="utf-8")
     return sys.executable, str(launcher)
 

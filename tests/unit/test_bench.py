@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from socket import create_server
 from xml.etree import ElementTree
 
@@ -32,7 +33,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def cell(contender: str, p50_ms: float, *, agent: str = "hello", clients: int = 1) -> Cell:
-    return Cell(contender, agent, clients, p50_ms, p50_ms * 2, 1000 * clients / p50_ms, calls=10)
+    per_second, warm_share = 1000 * clients / p50_ms, float("warm" in contender)
+    return Cell(contender, agent, clients, p50_ms, p50_ms * 2, per_second, 10, warm_share)
 
 
 # Arithmetic ---------------------------------------------------------------------------------------
@@ -139,6 +141,14 @@ def test_aims_are_about_warm_runs_behind_all_walls(
     found, met = aim(start)
     assert found == (None if value is None else pytest.approx(value))
     assert met == is_met
+
+
+def test_a_warm_run_is_not_compared_with_a_cold_one() -> None:
+    (layers,) = (one for one in AIMS if one.name.startswith("p50 with all layers"))
+    walled = cell("ours, warm, tier A", 10)
+    for share, expected in ((1.0, 1.25), (0.0, None)):
+        bare = replace(cell("ours, warm, no layers", 8), warm_share=share)
+        assert layers.find(Findings(cells=[walled, bare])) == expected
 
 
 # What is written ----------------------------------------------------------------------------------
