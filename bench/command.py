@@ -83,7 +83,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="run.py bench",
         description="Measure Anymind Lite beside what it is compared with, on this machine.",
     )
-    parser.add_argument("--quick", action="store_true", help="a minute instead of half an hour")
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute instead of three quarters of an hour"
+    )
     parser.add_argument("--suite", action="append", choices=SUITES, help="only this; may repeat")
     parser.add_argument("--agent", action="append", choices=PACKAGES, help="only this; may repeat")
     parser.add_argument("--clients", action="append", type=int, help="only so many; may repeat")

@@ -23,7 +23,7 @@ from bench.peers import (
 )
 
 NAIVE = "FastAPI + subprocess.run"
-NAIVE_IN_BUBBLEWRAP = "the same in bubblewrap"
+NAIVE_IN_BUBBLEWRAP = "FastAPI + subprocess.run + bwrap"
 FUNCTIONS = "functions-framework"
 NO_AGENT = "-"
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from bench.clients import Request, take_turn
 from bench.figures import ratio, summarize, take_turns
 from bench.memory import pss_mib
+from bench.ours import heat_settings
 from bench.servers import (
     ROOT,
     RUN_PY,
@@ -79,7 +80,7 @@ def main() -> None:
 @contextmanager
 def serve(data: Path, program: Sequence[str], runs: int) -> Iterator[Server]:
     """Run a server that may run so many executions at once, whatever its walls."""
-    settings = {"MIN_TIER": "C", "WORKER_CONCURRENCY": str(runs)}
+    settings = {"MIN_TIER": "C", "WORKER_CONCURRENCY": str(runs), **heat_settings("cold")}
     with serving(data, program=program, **settings) as (process, client, url):
         yield Server(process, url, client)
 

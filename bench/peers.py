@@ -21,6 +21,7 @@ from socket import create_server
 from bench.agents import Agent, pip
 from bench.clients import Request
 from bench.figures import Turn
+from bench.servers import VARIABLES
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 FASTAPI = ("fastapi==0.165.0", "uvicorn==0.54.0")
@@ -130,7 +131,9 @@ def free_port() -> int:
 
 @contextmanager
 def _running(command: Sequence[str], port: int, variables: Mapping[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env={**os.environ, **VARIABLES, **variables}, stdout=subprocess.DEVNULL
+    )
     try:
         _wait_until_it_answers(process, port)
         yield

@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN_PY = (sys.executable, str(ROOT / "run.py"))
 _STOP_SECONDS = 60
 
+# What agents find in their environment. Peers get it too, and children without that layer: threads
+# that NumPy starts for nothing would slow them down.
+VARIABLES = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 # A server without layers is made by replacing the stub: the product has no such switch.
 _LAUNCHER = """
 import sys
@@ -31,8 +35,9 @@ supervisor._STUB_PATH = Path({stub!r})
 main()
 """
 _BARE_STUB = """
-import sys
+import os, sys
 sys.path.insert(0, {root!r})
+os.environ.update({variables!r})
 from anymind_lite.sandbox.in_child import layers
 layers.LAYERS = ()
 from anymind_lite.sandbox.in_zygote import ground, stub
@@ -53,6 +58,7 @@ KEPT_FOR_TEMPLATES = ("descriptors", "mounts", "session")
 _BARE_TEMPLATES_STUB = """
 import dataclasses, os, sys
 sys.path.insert(0, {root!r})
+os.environ.update({variables!r})
 from anymind_lite.sandbox.in_child import layers
 
 def enter(confinement):
@@ -142,8 +148,9 @@ def bare_program(folder: Path, *, has_templates: bool = False) -> tuple[str, str
     They have no namespaces either, unless there are to be templates.
     """
     text = _BARE_TEMPLATES_STUB if has_templates else _BARE_STUB
+    text = text.format(root=str(ROOT), kept=KEPT_FOR_TEMPLATES, variables=VARIABLES)
     launcher, stub = folder / "launcher.py", folder / "stub.py"
-    stub.write_text(text.format(root=str(ROOT), kept=KEPT_FOR_TEMPLATES), encoding="utf-8")
+    stub.write_text(text, encoding="utf-8")
     launcher.write_text(_LAUNCHER.format(root=str(ROOT), stub=str(stub)), encoding="utf-8")
     return sys.executable, str(launcher)
 

@@ -10,6 +10,8 @@ import pytest
 from bench.instructions import PYTHON, REQUESTS, baseline
 from tests.waiting import DEADLINE_SECONDS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 # Before each request a server with a fault does what it says.
@@ -53,13 +55,11 @@ def test_the_baseline_knows_every_request() -> None:
     assert baseline().keys() == REQUESTS.keys()
 
 
-@pytest.mark.slow
 def test_no_request_executes_a_tenth_more_than_it_did() -> None:
     done = count("-m", "bench.instructions")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [

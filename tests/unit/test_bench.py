@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from anymind_lite.database import ServerDatabase
 from bench import page, sizes
 from bench.aims import AIMS
 from bench.builds import read_waits
@@ -27,6 +28,8 @@ from bench.figures import (
     take_turns,
 )
 from bench.peers import KINDS
+from bench.writers import write_once
+from tests.unit.conftest import Rows
 from tests.unit.test_ladder import MODULES, imports_of, name_of
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -97,6 +100,15 @@ def test_medians_are_in_milliseconds_and_taken_in_turn() -> None:
 def test_a_build_waits_from_its_first_hint_to_its_first_claim() -> None:
     stamps = "enqueued 7 10.0\nenqueued 8 10.1\nclaimed 7 10.5\nenqueued 7 11\nclaimed 8 10.2\n"
     assert read_waits(stamps) == pytest.approx([0.5, 0.1])
+
+
+def test_every_write_of_the_writers_reaches_the_disk(database: ServerDatabase, rows: Rows) -> None:
+    rows.user()
+    log = database.path.with_name(f"{database.path.name}-wal")
+    before = log.stat().st_size
+    for _ in range(10):
+        write_once()
+    assert log.stat().st_size - before >= 10 * 4096  # a page each
 
 
 # Aims ---------------------------------------------------------------------------------------------
