@@ -46,6 +46,7 @@ _KEY_USAGE_SECONDS = 60.0
 _FORGET_SECONDS = 600.0
 _LAST_ROWS_SECONDS = 15.0  # more than a write waits for another program
 _RETENTION_SECONDS = 300.0
+_READER_SECONDS = 60.0
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 
@@ -153,6 +154,7 @@ class Backend:
         undo(self.sandbox.stop)
         self.reader.start()
         undo(self.reader.stop)
+        undo(_every(_READER_SECONDS, self.reader.end_if_idle, name="reader-idle"))
         self._database = database = open_database(
             settings.database_path, backups=settings.backups_path
         )

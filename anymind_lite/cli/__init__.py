@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed with a message that names the cause, 2 wrong usage,
 could not be set up (run.py).
 """
 
+import gc
 import importlib
 import sys
 
@@ -36,7 +37,11 @@ class _LazyGroup(click.Group):
         """Import and return one command."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"anymind_lite.cli.{_COMMANDS[cmd_name][0]}")
+        gc.disable()  # what is imported stays: looking for garbage in it is a tenth of a start
+        try:
+            module = importlib.import_module(f"anymind_lite.cli.{_COMMANDS[cmd_name][0]}")
+        finally:
+            gc.enable()
         command: click.Command = module.command
         return command
 

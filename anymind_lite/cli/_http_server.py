@@ -16,6 +16,7 @@ from waitress.adjustments import Adjustments
 from anymind_lite.app import headers_for
 from anymind_lite.cli._http_connections import Patience, Server
 from anymind_lite.cli._http_requests import IN_MEMORY_BYTES, BodyRoom
+from anymind_lite.cli._http_threads import Threads
 from anymind_lite.config import Settings
 from anymind_lite.errors import StartupError
 from anymind_lite.routes._bodies import BodyRules
@@ -51,10 +52,12 @@ class HttpServer:
         self._socket = _bind(settings.server_host, settings.server_port)
         self._map: dict[int, Any] = {}
         rules = BodyRules.of(settings)
+        adjustments = _adjustments(settings, rules)
         self._server = Server(
             app,
             self._socket,
-            _adjustments(settings, rules),
+            adjustments,
+            threads=Threads(first=_SPARE_THREADS, most=adjustments.threads),
             connections=self._map,
             patience=patience or Patience(),
             rules=rules,

@@ -20,6 +20,7 @@ from anymind_lite.sandbox.policy import Limits, Tier
 from anymind_lite.sandbox.protocol import Job, Mode
 from tests.processes import descendants, is_running
 from tests.sandbox.layers.children import missing
+from tests.waiting import wait_for
 
 
 @dataclass
@@ -47,17 +48,10 @@ class Sandbox:
         **limits: Any,
     ) -> Outcome:
         """Write `main.py` and run it; keyword arguments are limits."""
-        self.runs += 1
-        code = self.folder / str(self.runs)
-        for name, text in {"main.py": source, **(files or {})}.items():
-            path = code / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(textwrap.dedent(text), encoding="utf-8")
-        code.chmod(0o755)  # a root server's agents are another user
         job = Job(
             mode,
             replace(self.limits, **limits),
-            str(code),
+            self.write(source, files),
             entrypoint,
             self.allows_processes if allows_processes is None else allows_processes,
         )
@@ -68,6 +62,17 @@ class Sandbox:
             is_wanted=is_wanted,
         )
 
+    def write(self, source: str, files: dict[str, str] | None = None) -> str:
+        """Write an agent and return its folder."""
+        self.runs += 1
+        code = self.folder / str(self.runs)
+        for name, text in {"main.py": source, **(files or {})}.items():
+            path = code / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text), encoding="utf-8")
+        code.chmod(0o755)  # a root server's agents are another user
+        return str(code)
+
 
 class Kept:
     """One sandbox for all tests of a module; a new one after a test that left it in doubt.
@@ -76,8 +81,11 @@ class Kept:
     would show no more, and take most of the time.
     """
 
-    def __init__(self, folder: Path, stub: Path, least: Tier) -> None:
+    def __init__(
+        self, folder: Path, stub: Path, least: Tier, *, warm_memory_bytes: int = 0
+    ) -> None:
         self._folder = folder
+        self._warm_memory_bytes = warm_memory_bytes
         self._stub = stub
         self._least = least
         self._numbers = itertools.count(1)
@@ -89,7 +97,10 @@ class Kept:
             place = self._folder / str(next(self._numbers))
             place.mkdir(mode=0o711)
             code, scratch = place / "code", place / "scratch"
-            self._lent = Sandbox(Supervisor(scratch, code, min_tier=self._least), code, scratch)
+            supervisor = Supervisor(
+                scratch, code, min_tier=self._least, warm_memory_bytes=self._warm_memory_bytes
+            )
+            self._lent = Sandbox(supervisor, code, scratch)
             self._lent.supervisor.start()
         return self._lent
 
@@ -101,11 +112,18 @@ class Kept:
             sandbox = self.get()
             zygote = sandbox.supervisor.zygote_pid
             yield replace(sandbox)
+            self._drop_templates(sandbox, zygote)
             if self._is_as_new(sandbox, zygote):
                 for code in sandbox.folder.iterdir():
                     shutil.rmtree(code)
             else:
                 self.stop()
+
+    def _drop_templates(self, sandbox: Sandbox, zygote: int | None) -> None:
+        """End all templates: nothing of them may be left."""
+        if self._warm_memory_bytes and zygote is not None:
+            sandbox.supervisor.templates.drop_all("")
+            wait_for(lambda: not descendants(zygote), "the templates to be gone")
 
     def _is_as_new(self, sandbox: Sandbox, zygote: int | None) -> bool:
         one = sandbox.supervisor

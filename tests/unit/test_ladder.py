@@ -53,8 +53,6 @@ OWNERS = {
     "flask": ("app", "routes"),
     "flask_smorest": ("routes",),
     "flask_cors": ("app",),
-    "flask_limiter": ("routes",),
-    "limits": ("routes",),
     "marshmallow": ("routes",),
     "huey": ("tasks",),
     "waitress": ("cli",),

@@ -75,6 +75,9 @@ def import_ahead(job: Job, why_unfit: Callable[[], str]) -> Callable[[Any], Any]
         _guarded(job, _read_payload)
         _forget_ourselves()
         loaded = _load(job)
+        _guarded(
+            job, lambda: _check_signature(job.entrypoint, loaded), kind=ReportKind.IMPORT_FAILED
+        )
         reason = why_unfit()
         if reason:
             body = _encode({"kind": ReportKind.UNFIT, "message": reason[:_MAX_TEXT]})

@@ -26,8 +26,9 @@ from typing import Any
 
 from anymind_lite.sandbox.in_child import cloning, runner
 from anymind_lite.sandbox.in_child.fitness import why_unfit
-from anymind_lite.sandbox.in_child.layers import Confinement, layers_for_clone, posix
+from anymind_lite.sandbox.in_child.layers import Confinement, layers_for_clone
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
+from anymind_lite.sandbox.in_child.layers.posix import limit_cpu
 from anymind_lite.sandbox.protocol import (
     CHANNEL_FD,
     JOB_FD,
@@ -53,6 +54,8 @@ def be_template(job: Job, confinement: Confinement, thread_id_place: int) -> Non
     channel = socket.socket(fileno=CHANNEL_FD)
     function = runner.import_ahead(job, lambda: why_unfit(confinement.scratch_dir))
     if function is None:
+        # To be closed by the exit alone: whose channel hangs up is killed, and how it ends is told.
+        channel.detach()
         return
     gc.collect()
     gc.freeze()
@@ -97,7 +100,7 @@ def _be_spare(
     if fds:
         _lay_out(*fds)
         job, _places = read_job(JOB_FD)
-        posix.limit_cpu(job.limits)  # an import may have longer
+        limit_cpu(job.limits.cpu_seconds)  # the template's were those of an import
         _draw_new_randomness()
         runner.run_imported(replace(job, code_dir=confinement.code_dir), function)
 

@@ -23,7 +23,7 @@ from anymind_lite.sandbox.in_server.conversation import Conversation
 from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
 from anymind_lite.sandbox.in_server.usage import Usage
 from anymind_lite.sandbox.policy import MEGABYTE
-from anymind_lite.sandbox.protocol import Job
+from anymind_lite.sandbox.protocol import Job, hang_up, receive_message
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 
 _MOST_REMEMBERED = 4096
 _MOST_DEATHS = 3
+_MANY_RUNS = 1000  # a template that has served so many is no worse for its end
+_MOST_TEMPLATES = 128  # each takes three processes and as many descriptors here as in the zygote
 _LEAST_FREE_SHARE = 0.05  # of the machine's memory: below it templates go
 _LOOK_SECONDS = 5.0
 # What passes by itself; anything else will be so again, as the code is the same.
@@ -46,6 +48,15 @@ class Standing:
     resources: ExitStack
     lease: socket.socket
     memory_bytes: int
+    runs: int = 0
+
+    def end(self) -> None:
+        """Have the zygote end it, and close what is ours.
+
+        The thread that polls the lease keeps it from being closed until it looks again.
+        """
+        hang_up(self.lease)
+        self.resources.close()
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,7 @@ class TemplatePool:
             if standing is None:
                 return None
             self._standing.move_to_end(name)
+            standing.runs += 1
             return standing.number
 
     def want(self, name: str, job: Job) -> None:
@@ -179,7 +191,7 @@ class TemplatePool:
             for memory in (self._wanted, self._unfit, self._deaths):
                 memory.pop(name, None)
         if standing is not None:
-            standing.resources.close()
+            standing.end()
 
     def drop_all(self, beginning: str, *, but: str = "") -> None:
         """End every template whose name begins so, but one."""
@@ -255,10 +267,11 @@ class TemplatePool:
         while True:
             with self._lock:
                 total = sum(one.memory_bytes for one in self._standing.values())
-                if total <= most_bytes or not self._standing:
+                is_full = total > most_bytes or len(self._standing) > _MOST_TEMPLATES
+                if not (is_full and self._standing):
                     return
                 name, standing = self._standing.popitem(last=False)
-            standing.resources.close()
+            standing.end()
             logger.info("event=template_evicted name=%s", name)
 
     def _watch(self) -> None:
@@ -286,11 +299,12 @@ class TemplatePool:
             if standing is None or standing.lease.fileno() != fd:
                 return
             del self._standing[name]
-            deaths = self._deaths.get(name, 0) + 1
+            is_to_blame = standing.runs < _MANY_RUNS and _is_told(standing.lease)
+            deaths = self._deaths.get(name, 0) + is_to_blame
             _remember(self._deaths, name, deaths)
             if deaths >= _MOST_DEATHS:
                 _remember(self._unfit, name, f"it ended {deaths} times")
-        standing.resources.close()
+        standing.end()
         logger.info("event=template_ended name=%s times=%d", name, deaths)
 
 
@@ -307,6 +321,15 @@ def _judge(outcome: Outcome, conversation: Conversation) -> tuple[Outcome, Usage
     if usage.shared_bytes:
         return replace(outcome, reason=StopReason.UNFIT, message="it has shared memory"), None
     return outcome, usage
+
+
+def _is_told(lease: socket.socket) -> bool:
+    """Tell whether the zygote says that a template ended, and not that it ended itself."""
+    try:
+        receive_message(lease)
+    except (EOFError, OSError):
+        return False
+    return True
 
 
 def _remember(memory: "OrderedDict[str, _T]", name: str, value: _T) -> None:

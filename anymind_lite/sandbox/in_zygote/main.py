@@ -11,7 +11,6 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
 from typing import Any
 
 from anymind_lite.sandbox.in_child import cloning
@@ -74,7 +73,6 @@ class Zygote:
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ, self._take_job)
         self._selector.register(self._listen_for_exits(), selectors.EVENT_READ, self._drain_exits)
-        self._unserved: deque[Order] = deque()  # whose template could not give a clone
         self._templates: Templates | None = None
         if can_clone(walls):
             self._templates = Templates(
@@ -82,8 +80,6 @@ class Zygote:
                 proc_fd,
                 children=self._children,
                 begin_run=self._begin_warm,
-                # Forked by the loop alone: a fork comes back to where it was made.
-                run_without=self._unserved.append,
             )
 
     def _listen_for_exits(self) -> int:
@@ -102,8 +98,7 @@ class Zygote:
             self._heed_all()
             self._enforce_deadlines()
             self._reap()
-            while self._unserved and not self._is_over:
-                self._run_without(self._unserved.popleft())
+            self._run_left_over()
         return self._birth
 
     def _heed_all(self) -> None:
@@ -140,6 +135,11 @@ class Zygote:
             self._make_template(order)
         elif self._templates is None or not self._templates.order(order):
             self._run_without(order)
+
+    def _run_left_over(self) -> None:
+        """Fork what lost its template, here alone: a child must find nothing more to do."""
+        while self._templates and self._templates.left_over and not self._is_over:
+            self._run_without(self._templates.left_over.popleft())
 
     def _run_without(self, order: Order) -> None:
         """Fork a child for a job that no template serves; returns in the child, too."""
@@ -233,9 +233,6 @@ class Zygote:
         """
         for run in (*self._runs.values(), *self._ending.values()):
             run.lease.close()
-        for order in self._unserved:
-            order.lease.close()
-        self._unserved.clear()
         self._runs.clear()
         self._ending.clear()
         self._children.clear()
@@ -329,30 +326,24 @@ class Zygote:
             if pid == 0:
                 return
             self._children.discard(pid)
+            exit_told = _exit_of(status, usage)
             if self._templates is not None:
-                self._templates.reap(pid, status)
+                self._templates.reap(pid, exit_told)
             if pid in self._runs:
-                self._end(self._runs.pop(pid), status, usage)
+                self._end(self._runs.pop(pid), exit_told)
             elif pid in self._ending:
                 self._tell_exit(self._ending.pop(pid))
 
-    def _end(self, run: Run, status: int, usage: Any) -> None:
+    def _end(self, run: Run, exit_told: dict[str, Any]) -> None:
         """Kill what the run left behind, then report; the order is what "nothing left" rests on."""
         if not run.is_killed:
             self._selector.unregister(run.lease)
-        run.exit = {
-            "status": status,
-            "timed_out": run.is_timed_out,
-            "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
-            "max_rss_kb": usage.ru_maxrss,
-        }
+        run.exit = {**exit_told, "timed_out": run.is_timed_out}
         if run.init_pid > 0:
             # It is reaped when nobody is left in its pid namespace, and not before.
             os.kill(run.init_pid, signal.SIGKILL)
             self._ending[run.init_pid] = run
             return
-        if run.template is not None and self._templates is not None:
-            self._templates.look()
         self._sweep()
         self._tell_exit(run)
 
@@ -387,6 +378,11 @@ def can_clone(walls: Walls) -> bool:
 
 def _deadline_of(order: Order) -> float:
     return time.monotonic() + float(order.message["wall_seconds"])
+
+
+def _exit_of(status: int, usage: Any) -> dict[str, Any]:
+    cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
+    return {"status": status, "cpu_ms": cpu_ms, "max_rss_kb": usage.ru_maxrss}
 
 
 def _tell(lease: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:

@@ -25,10 +25,9 @@ from anymind_lite.sandbox.protocol import INNER_GID, INNER_UID, send_message
 
 _BIRTH_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
+_WEIGH_SECONDS = 2.0
 _MOST_LOST_SPARES = 3
-
-# What is told of a job's end, and nobody asks of a template.
-_UNTOLD = {"cpu_ms": 0, "max_rss_kb": 0}
+_MOST_GROWTH_KB = 16 * 1024  # of a template or a spare, which both do nothing but wait
 
 _CREDENTIALS = struct.Struct("iii")  # struct ucred of unix(7): pid, uid, gid
 
@@ -53,6 +52,7 @@ class Spare:
     def __init__(self, birth: socket.socket) -> None:
         self.birth = birth
         self.pid = -1
+        self.number = 0  # as /proc numbers it
         self.is_ready = False
         self.deadline = time.monotonic() + _BIRTH_SECONDS
 
@@ -71,17 +71,17 @@ class Template:
         self.scratch = (0, 0)
         self.spares_wanted = 1
         self.deadline = 0.0  # of the import
-        self.session = 0  # as /proc numbers it
+        self.session = 0  # as /proc numbers it, and it itself
+        self.memory_kb = 0  # when it was ready
         self.is_ready = False
         self.is_over = False
+        self.is_timed_out = False
         self.spares: list[Spare] = []
-        self.processes = {pid}  # itself, its spares and their runs, as far as known and not reaped
+        self.runs: set[int] = set()
+        self.clones: set[int] = set()  # not reaped yet: ready spares, runs, and what is being ended
+        self.unheard = 0  # clones that may be on their way still
         self.waiting: deque[Order] = deque()
         self.lost_spares = 0
-
-    def count_unborn(self) -> int:
-        """Return how many clones may exist of which the kernel has not told us yet."""
-        return sum(spare.pid < 0 for spare in self.spares)
 
 
 class Templates:
@@ -94,17 +94,17 @@ class Templates:
         *,
         children: set[int],
         begin_run: Callable[[Order, int, Template], None],
-        run_without: Callable[[Order], None],
     ) -> None:
         self._selector = selector
         self._proc_fd = proc_fd
         self._children = children  # every child of the zygote that it knows and has not reaped
         self._begin_run = begin_run
-        self._run_without = run_without
-        self._by_key: dict[int, Template] = {}  # that clone on demand
-        self._by_process: dict[int, Template] = {}
-        self._by_init: dict[int, Template] = {}  # that have a process, known to us or not
-        self._next_look = 0.0
+        self.left_over: deque[Order] = deque()  # whose template is no more: for the zygote to fork
+        self._by_key: dict[int, Template] = {}
+        self._by_pid: dict[int, Template] = {}
+        self._by_clone: dict[int, Template] = {}  # of every clone that is not reaped
+        self._by_session: dict[int, Template] = {}  # of every pid namespace that has not to end
+        self._next_look = self._next_weighing = 0.0
         flags = os.O_RDONLY | os.O_CLOEXEC
         self._mounts_fd = os.open("self/ns/mnt", flags, dir_fd=proc_fd)
 
@@ -125,8 +125,8 @@ class Templates:
         finally:
             os.close(pidfd)
         self._by_key[template.key] = template
-        self._by_process[template.pid] = template
-        self._by_init[template.init_pid] = template
+        self._by_pid[template.pid] = template
+        self._by_session[template.session] = template
         register = self._selector.register
         register(template.lease, selectors.EVENT_READ, lambda: self._retire(template))
         register(template.channel, selectors.EVENT_READ, lambda: self._heed(template))
@@ -144,10 +144,11 @@ class Templates:
         """Hear a template out: it is ready once, and says nothing else."""
         if template.is_over:
             return
-        if _receive_word(template.channel)[0] != READY or template.is_ready:
+        if _receive_ready(template.channel) != READY or template.is_ready:
             self.destroy(template)
             return
         template.is_ready = True
+        template.memory_kb, _threads = self._weight_of(template.session)
         _tell(template.lease, {"ready": True})
         self._serve(template)
 
@@ -163,7 +164,11 @@ class Templates:
             self._ask(template)
 
     def _ask(self, template: Template) -> None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # out of descriptors
+            self.destroy(template)
+            return
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         ours.settimeout(0)
         with theirs:
@@ -185,14 +190,13 @@ class Templates:
         word, pid = _receive_word(spare.birth)
         if word == HELLO and spare.pid < 0 and self._is_clone(template, pid):
             self._children.add(pid)
-            self._by_process[pid] = template
-            template.processes.add(pid)
+            self._by_clone[pid] = template
+            template.clones.add(pid)
             spare.pid = pid
             if self._raise_walls(template, spare):
                 return
         elif word == WALLED and spare.pid > 0 and not spare.is_ready:
             spare.is_ready = True
-            template.lost_spares = 0
             self._serve(template)
             return
         self._lose(template, spare)
@@ -215,8 +219,8 @@ class Templates:
         except OSError:
             return False
         try:
-            pid = linux.pid_in(self._proc_fd, pidfd)
-            linux.write_id_maps_of(self._proc_fd, pid, INNER_UID, INNER_GID)
+            spare.number = linux.pid_in(self._proc_fd, pidfd)
+            linux.write_id_maps_of(self._proc_fd, spare.number, INNER_UID, INNER_GID)
             linux.setns(pidfd, linux.CLONE_NEWNS)
             try:
                 mount_scratch(*template.scratch)
@@ -239,6 +243,8 @@ class Templates:
             self._lose(template, spare)
             return
         self._forget(template, spare)
+        template.lost_spares = 0  # not before: spares may die as fast as they are ready
+        template.runs.add(spare.pid)
         self._begin_run(order, spare.pid, template)
         order.close()
 
@@ -247,7 +253,8 @@ class Templates:
     def _lose(self, template: Template, spare: Spare) -> None:
         """End a spare that is of no use; a template that gives no others is of none either."""
         self._forget(template, spare)
-        self._kill(spare.pid)
+        if spare.pid > 0:
+            _kill(spare.pid)
         template.lost_spares += 1
         if template.lost_spares >= _MOST_LOST_SPARES:
             self.destroy(template)
@@ -260,7 +267,7 @@ class Templates:
         template.spares.remove(spare)
 
     def _retire(self, template: Template) -> None:
-        """End a template and its spares, not its runs; who waits for it runs without."""
+        """End a template and its spares, not its runs; who waits for it is left over."""
         if template.is_over:
             return
         template.is_over = True
@@ -270,87 +277,143 @@ class Templates:
         template.channel.close()
         for spare in list(template.spares):
             self._forget(template, spare)
-            self._kill(spare.pid)
-        self._kill(template.pid)
-        while template.waiting:
-            self._run_without(template.waiting.popleft())
+            if spare.pid > 0:
+                _kill(spare.pid)
+            else:
+                template.unheard += 1
+        _kill(template.pid)
+        self._end_if_empty(template)
+        self.left_over += template.waiting
+        template.waiting.clear()
 
     def destroy(self, template: Template) -> None:
         """End a template with everything it made: the end of an init ends its pid namespace."""
-        self._kill(template.init_pid)
+        self._end_space(template)
         self._retire(template)
 
-    def reap(self, pid: int, status: int) -> None:
-        """Take note that a child has exited, whoever it was."""
-        self._by_init.pop(pid, None)
-        template = self._by_process.pop(pid, None)
-        if template is None:
-            return
-        template.processes.discard(pid)
-        if pid == template.pid:
-            self._retire(template)
-            _tell(template.lease, {"status": status, "timed_out": False} | _UNTOLD)
-            template.lease.close()
-        if template.is_over and not template.processes:
-            self._kill(template.init_pid)  # with whatever it made behind our back
+    def _end_space(self, template: Template) -> None:
+        if self._by_session.pop(template.session, None) is not None:
+            _kill(template.init_pid)  # once: it is not reaped before all others in it are
 
-    def _kill(self, pid: int) -> None:
-        """Kill a child that was not reaped yet, or do nothing: the pid may be another's by then."""
-        if pid in self._children:
-            os.kill(pid, signal.SIGKILL)
+    def _end_if_empty(self, template: Template) -> None:
+        """End the pid namespace when nothing of use is left in it."""
+        if template.is_over and not template.runs and template.pid not in self._by_pid:
+            self._end_space(template)
+
+    def reap(self, pid: int, exit_told: dict[str, Any]) -> None:
+        """Take note that a child was reaped, whoever it was: its pid is free from now on."""
+        if pid in self._by_pid:
+            self._bury(self._by_pid.pop(pid), exit_told)
+        elif pid in self._by_clone:
+            self._bury_clone(self._by_clone.pop(pid), pid)
+
+    def _bury(self, template: Template, exit_told: dict[str, Any]) -> None:
+        self._retire(template)
+        _tell(template.lease, {**exit_told, "timed_out": template.is_timed_out})
+        template.lease.close()
+        self._end_if_empty(template)
+
+    def _bury_clone(self, template: Template, pid: int) -> None:
+        """Take note that a clone is over: a run, or a spare whose end nobody may have heard.
+
+        The template has seen its birth socket, and may hold it open.
+        """
+        template.clones.discard(pid)
+        template.runs.discard(pid)
+        for spare in [one for one in template.spares if one.pid == pid]:
+            spare.pid = -1  # no longer its own: nothing may be sent there
+            self._lose(template, spare)
+        self._end_if_empty(template)
+        self._look()
 
     def forget_all(self) -> None:
         """Let go, in a child, of what belongs to others."""
         os.close(self._mounts_fd)
-        for template in self._by_init.values():
+        for template in self._by_pid.values():
             template.lease.close()
             template.channel.close()
             for spare in template.spares:
                 spare.birth.close()
             for order in template.waiting:
                 order.lease.close()
-        for table in (self._by_key, self._by_process, self._by_init):
-            table.clear()
+        for order in self.left_over:
+            order.lease.close()
+        for known in (self._by_key, self._by_pid, self._by_clone, self._by_session):
+            known.clear()
+        self.left_over.clear()
 
     # --- deadlines, and what a template made without being asked ---
 
     def next_deadline(self) -> float | None:
         """Return when to look again (time.monotonic()), None while there is no template."""
-        if not self._by_init:
+        if not self._by_session:
             return None
-        imports = [one.deadline for one in self._by_key.values() if not one.is_ready]
+        waiting = [one.deadline for one in self._by_pid.values() if not one.is_ready]
         births = [
             spare.deadline
-            for one in self._by_key.values()
+            for one in self._by_pid.values()
             for spare in one.spares
             if not spare.is_ready
         ]
-        return min([*imports, *births, self._next_look])
+        return min([*waiting, *births, self._next_look])
 
     def enforce_deadlines(self, now: float) -> None:
         """End what does not import or clone in time, and whoever made more than was asked for."""
-        for template in list(self._by_key.values()):
-            is_late = not template.is_ready and now >= template.deadline
-            spares = template.spares
-            if is_late or any(not one.is_ready and now >= one.deadline for one in spares):
+        for template in list(self._by_pid.values()):
+            if not template.is_ready and now >= template.deadline and not template.is_over:
+                template.is_timed_out = True
                 self.destroy(template)
-        if self._by_init and now >= self._next_look:
+            for spare in list(template.spares):
+                if not spare.is_ready and now >= spare.deadline:
+                    self.destroy(template)
+                    break
+        if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
-            self.look()
+            self._look()
+        if now >= self._next_weighing:
+            self._next_weighing = now + _WEIGH_SECONDS
+            self._weigh()
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Destroy every template of which there are more processes than we know of.
 
         All clones are children of ours, whoever made them, and stay in their template's session.
         """
-        unborn = {one: one.count_unborn() for one in self._by_init.values()}
         listed = self._list_children()
-        if len(listed) <= len(self._children) + sum(unborn.values()):
+        unborn = sum(_count_unborn(one) for one in self._by_session.values())
+        if len(listed) <= len(self._children) + unborn:
             return
         found = Counter(self._session_of(pid) for pid in listed)
-        for template, most in unborn.items():
-            if found[template.session] > len(template.processes) + most:
+        for session, template in list(self._by_session.items()):
+            known = (template.pid in self._by_pid) + len(template.clones)
+            if found[session] > known + _count_unborn(template):
                 self.destroy(template)
+
+    def _weigh(self) -> None:
+        """Destroy every template that goes on working or growing, itself or in a spare.
+
+        The memory that all templates may have is shared out by what each took when it was ready.
+        """
+        for template in list(self._by_pid.values()):
+            ready = [spare.number for spare in template.spares if spare.is_ready]
+            for number in [template.session, *ready] if template.is_ready else ():
+                memory_kb, threads = self._weight_of(number)
+                if threads > 1 or memory_kb > template.memory_kb + _MOST_GROWTH_KB:
+                    self.destroy(template)
+                    break
+
+    def _weight_of(self, number: int) -> tuple[int, int]:
+        """Return the memory in KB and the threads of a process; zeros where it is gone."""
+        try:
+            fd = os.open(f"{number}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc_fd)
+            with open(fd, "rb") as file:
+                # The name that the process gave itself stands in the first line, escaped.
+                fields = dict(line.split(b":", 1) for line in file if b":" in line)
+        except OSError:
+            return 0, 0
+        own = (b"RssAnon", b"RssShmem", b"VmSwap")
+        memory_kb = sum(int(fields[name].split()[0]) for name in own if name in fields)
+        return memory_kb, int(fields[b"Threads"])
 
     def _list_children(self) -> list[int]:
         fd = os.open("thread-self/children", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc_fd)
@@ -367,10 +430,23 @@ class Templates:
             return int(file.read().rpartition(b")")[2].split()[3])
 
 
+def _count_unborn(template: Template) -> int:
+    return template.unheard + sum(spare.pid < 0 for spare in template.spares)
+
+
+def _receive_ready(channel: socket.socket) -> bytes:
+    """Receive one byte; without any room the kernel closes whatever descriptors come along."""
+    try:
+        return channel.recv(1)
+    except OSError:
+        return b""
+
+
 def _receive_word(sock: socket.socket) -> tuple[bytes, int]:
     """Receive one byte and the sender's pid as the kernel knows it; b"" when it hung up.
 
-    There is room for credentials alone: descriptors that are sent along are closed by the kernel.
+    There is room for credentials alone, which come first on a socket that passes them: descriptors
+    that are sent along are closed by the kernel.
     """
     space = socket.CMSG_SPACE(_CREDENTIALS.size)
     try:
@@ -393,3 +469,10 @@ def _tell(lease: socket.socket, message: dict[str, Any], fds: list[int] | None =
         send_message(lease, message, fds or [])
     except OSError:
         pass  # The server has given it up.
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # Gone and reaped.

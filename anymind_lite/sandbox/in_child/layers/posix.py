@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anymind_lite.sandbox.in_child.layers import Confinement
-    from anymind_lite.sandbox.policy import Limits
 
 _MOST_SIGNALS = 256  # that are queued and not delivered yet
 # A template has no user namespace to count in but the zygote's, which is everybody's. The zygote
@@ -109,13 +108,7 @@ def limit_resources(confinement: Confinement) -> None:
         limit(resource.RLIMIT_RTPRIO, 0)
         limit(resource.RLIMIT_NICE, 0)
         limit(resource.RLIMIT_NPROC, _most_tasks(confinement))
-    limit_cpu(limits)
-
-
-def limit_cpu(limits: Limits) -> None:
-    """Bound the CPU time of this process. Raises OSError."""
-    # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
-    limit(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1)
+    limit_cpu(limits.cpu_seconds)
 
 
 def _most_tasks(confinement: Confinement) -> int:
@@ -128,6 +121,11 @@ def _most_tasks(confinement: Confinement) -> int:
         return _TEMPLATE_TASKS
     others = 0 if confinement.is_in_namespaces else count_tasks()
     return others + confinement.limits.processes
+
+
+def limit_cpu(seconds: int) -> None:
+    """Lower the CPU limit: the soft one sends SIGXCPU, which tells it from a kill; then SIGKILL."""
+    limit(resource.RLIMIT_CPU, seconds, seconds + 1)
 
 
 def limit(which: int, soft: int, hard: int | None = None) -> None:
