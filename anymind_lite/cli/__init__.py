@@ -22,6 +22,7 @@ _COMMANDS = {
     "config": ("show_config", "Show every setting, its value and where it came from."),
     "doctor": ("doctor", "Show what this machine's sandbox can do."),
     "test": ("run_tests", "Run the tests of Anymind Lite itself."),
+    "bench": ("run_bench", "Measure it beside what it is compared with."),
 }
 
 
