@@ -1,8 +1,6 @@
 import os
 
-PLACES = (
-    "/tmp /var/tmp /dev/shm /run /scratch /scratch/run /code /agent / /dev /etc /usr/lib /root /home".split()
-)
+PLACES = "/tmp /var/tmp /dev/shm /run /scratch /scratch/run /code /agent / /dev /etc /usr/lib /root /home".split()
 PLACES += ["/dev/mqueue", "/var/lib", "/usr/local", os.path.dirname(os.__file__)]
 
 
