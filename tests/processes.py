@@ -52,6 +52,11 @@ def zombies(pid: int) -> set[int]:
     return {child for child, parent in _parents(are_zombies=True) if parent == pid}
 
 
+def parent_of(pid: int) -> int:
+    """Return the parent of a process that lives, 0 if there is none."""
+    return dict(_parents()).get(pid, 0)
+
+
 def _parents(*, are_zombies: bool = False) -> list[tuple[int, int]]:
     rows = []
     for name in os.listdir("/proc"):

@@ -34,6 +34,9 @@ JOB_FD = 4
 CHANNEL_FD = 5  # of a template, to the zygote
 SAFE_FD = 10  # what is kept for a while stands here or above, out of the way
 
+# Agent code may have replaced what stands in modules when a clone of a template reads its job.
+_loads, _read, _pwrite = json.loads, os.read, os.pwrite
+
 # What a run sees in namespaces: its code, its scratch folder, its user. The server hands all code
 # over at CODE_PARENT, which a child empties before agent code runs.
 AGENT_DIR = "/agent"
@@ -193,8 +196,8 @@ def encode_job(job: Job, places: Places, payload: bytes) -> bytes:
 
 def read_job(fd: int) -> tuple[Job, Places]:
     """Read the job and its folders from a descriptor, leaving it at the payload."""
-    (length,) = HEADER.unpack(os.read(fd, HEADER.size))
-    message = json.loads(_read_exactly(fd, length))
+    (length,) = HEADER.unpack(_read(fd, HEADER.size))
+    message = _loads(_read_exactly(fd, length))
     fields = message["job"]
     fields["mode"] = Mode(fields["mode"])
     fields["limits"] = Limits(**fields["limits"])
@@ -207,7 +210,7 @@ def mark_begun(fd: int) -> None:
     Not a word in the report's pipe: without namespaces an agent can open its own again and take it
     back. (the attack "open again" of leakage/output-of-others)
     """
-    os.pwrite(fd, _MARK, 0)
+    _pwrite(fd, _MARK, 0)
 
 
 def has_begun(fd: int) -> bool:
@@ -218,7 +221,7 @@ def has_begun(fd: int) -> bool:
 def read_to_end(fd: int) -> bytes:
     """Read a descriptor up to its end."""
     chunks = []
-    while chunk := os.read(fd, 1 << 16):
+    while chunk := _read(fd, 1 << 16):
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -226,7 +229,7 @@ def read_to_end(fd: int) -> bytes:
 def _read_exactly(fd: int, length: int) -> bytes:
     data = b""
     while len(data) < length:
-        chunk = os.read(fd, length - len(data))
+        chunk = _read(fd, length - len(data))
         if not chunk:
             raise EOFError("the job ended early")
         data += chunk
@@ -286,7 +289,7 @@ def hang_up(lease: socket.socket) -> None:
 
 def _parse_message(text: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(text)
+        message = _loads(text)
     except (ValueError, RecursionError) as exc:
         raise EOFError("the other end spoke nonsense") from exc
     if not isinstance(message, dict):

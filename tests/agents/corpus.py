@@ -24,6 +24,7 @@ CATEGORIES = (
     "forgery",
     "build",
     "archives",
+    "templates",
 )
 _ENDS_BY_TIME = {"timeout", "cpu_limit"}
 _ENDS = ("upload", "build", "execution")
@@ -39,8 +40,11 @@ class Case:
     detail, the build log, the error message. An execution that completes returns what it `achieved`
     and what it `tried`, or exactly `result`. `needs` names what a case cannot be stated without:
     "namespaces", "subprocess", "x86_64". `runs` executes so many times, each told which by
-    `payload["run"]`. `not_promised` names what may be achieved, as SECURITY.md does not promise to
-    hide it. `in_tier_b` overrides fields where tier B truthfully ends in another way.
+    `payload["run"]`. It `may_fail` with these codes as well, where that is a matter of time. What
+    `ends_templates` may go on without one. `not_promised` names what may be achieved, as
+    SECURITY.md does not promise to hide it. `in_tier_b` overrides fields where tier B truthfully
+    ends in another way, `in_warm` where versions are imported ahead. Python files beside
+    the cases of a category belong to each of them.
     """
 
     folder: Path
@@ -53,9 +57,12 @@ class Case:
     result: Mapping[str, Any] | None = None
     needs: tuple[str, ...] = ()
     runs: int = 1
+    may_fail: tuple[str, ...] = ()
     may_replace_zygote: bool = False
+    ends_templates: bool = False
     not_promised: tuple[str, ...] = ()
     in_tier_b: Mapping[str, Any] = field(default_factory=dict)
+    in_warm: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -64,7 +71,8 @@ class Case:
 
     def in_mode(self, mode: str) -> "Case":
         """Return the case as it ends in a mode of the rig."""
-        return replace(self, **_typed(self.in_tier_b)) if mode == "tier-b" else self
+        overrides = {"tier-b": self.in_tier_b, "tier-a-warm": self.in_warm}
+        return replace(self, **_typed(overrides.get(mode, {})))
 
     def archive(self) -> bytes:
         """Return what is uploaded."""
@@ -74,9 +82,16 @@ class Case:
             return made
         agent = self.folder / "agent"
         paths = sorted(path for path in agent.rglob("*") if path.is_file())
-        files = {str(path.relative_to(agent)): path.read_bytes() for path in paths}
+        files = {path.name: path.read_bytes() for path in self.folder.parent.glob("*.py")}
+        files |= {str(path.relative_to(agent)): path.read_bytes() for path in paths}
         files.setdefault("anymind.yaml", self._manifest().encode())
         return pack(files)
+
+    @property
+    def may_start_processes(self) -> bool:
+        """Whether its manifest asks for that."""
+        own = self.folder / "agent" / "anymind.yaml"
+        return "subprocess: true" in (own.read_text("utf-8") if own.exists() else self._manifest())
 
     def _manifest(self) -> str:
         subprocess = "subprocess: true\n" if "subprocess" in self.needs else ""

@@ -80,13 +80,16 @@ class Neighbour:
 
     def _start(self) -> None:
         before = descendants(self._server_pid)
+        busy = {pid for pid in before if _threads(pid) > 1}
         self._ends_at = time.monotonic() + SECONDS
         self._thread = threading.Thread(target=self._execute)
         self._thread.start()
 
         def look() -> set[int]:
-            pids = descendants(self._server_pid) - before
-            return pids if any(_threads(pid) > 1 for pid in pids) else set()
+            # A clone of its template was there before; what is new then is the next one.
+            after = descendants(self._server_pid)
+            running = {pid for pid in after if _threads(pid) > 1} - busy
+            return (after - before) | running if running else set()
 
         self.pids = wait_for(look, "the neighbour to run")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.agents.canaries import CANARY_KEYS
 from tests.live_server import ROOT, Api
-from tests.processes import descendants
+from tests.processes import descendants, parent_of, pids_with_argument
 
 # Agents put this, or the mark that their payload holds, into every name they make.
 PREFIX = "hostile-"
@@ -69,6 +69,7 @@ class View:
 
     processes: frozenset[int]
     descriptors: int
+    zygote_descriptors: int
     layout: frozenset[str]
     ipc: frozenset[str]
     names: frozenset[str]
@@ -87,16 +88,46 @@ def count_descriptors(pid: int) -> int:
     return count
 
 
-def take_view(server_pid: int, data: Path) -> View:
+def is_clone(pid: int, processes: frozenset[int]) -> bool:
+    """Tell whether a process is in a session of a sibling: only clones of templates are."""
+    session = session_of(pid)
+    return session != pid and session in processes and parent_of(session) == parent_of(pid)
+
+
+def session_of(pid: int) -> int:
+    """Return the session of a process, 0 if it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def find_zygote(server_pid: int) -> int:
+    """Return the process that forks the runs: the stub itself, or process 1 of its namespace."""
+    forks = descendants(server_pid) & pids_with_argument("/stub.py ")
+    depths = {pid: _pids_in_namespaces(pid) for pid in forks}
+    inits = [pid for pid, pids in depths.items() if len(pids) > 1 and pids[-1] == 1]
+    return min(inits or forks, key=lambda pid: len(depths[pid]))
+
+
+def _pids_in_namespaces(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in text.splitlines() if line.startswith("NSpid:"))
+    return [int(word) for word in line.split()[1:]]
+
+
+def take_view(server_pid: int, zygote_pid: int, data: Path) -> View:
     """Look at an idle server; what comes and goes with a request for /health is not counted."""
     samples = []
     for _ in range(20):
         samples.append(count_descriptors(server_pid))
         time.sleep(0.005)  # the samples are to differ, nothing is waited for
     processes = frozenset(descendants(server_pid))
+    spares = {pid for pid in processes if is_clone(pid, processes)}
     return View(
-        processes=processes,
+        processes=processes - spares,
         descriptors=min(samples),
+        zygote_descriptors=count_descriptors(zygote_pid),
         layout=frozenset(layout(data)),
         ipc=frozenset(ipc_objects()),
         names=frozenset(names_left(data, PREFIX)),

@@ -21,16 +21,19 @@ from tests.agents.outside import (
     HealthWatch,
     count_descriptors,
     digest_of,
+    find_zygote,
     ipc_objects,
     layout,
     names_left,
     resident_kb,
     scratch_folders,
+    session_of,
     settled,
     take_view,
 )
 from tests.live_server import ROOT, RUN_PY, LiveServer, pack_agent
-from tests.processes import descendants, is_running, pids_with_argument
+from tests.processes import descendants, is_running
+from tests.waiting import wait_for
 
 MODES = {
     "tier-a": (sys.executable, str(RUN_PY)),
@@ -41,13 +44,17 @@ MODES = {
         str(RUN_PY),
     ),
 }
+# Where versions are imported ahead, and runs are clones of what has imported them.
+WARM = "tier-a-warm"
+MODES[WARM] = MODES["tier-a"]
 # As on Raspberry Pi OS, whose kernel has no Landlock.
 MODES["no-landlock"] = (
     sys.executable,
     str(Path(__file__).parent / "without_layer.py"),
     "files",
 )
-TIERS = {"tier-a": "A", "tier-b": "B", "no-landlock": "A"}
+TIERS = {"tier-a": "A", WARM: "A", "tier-b": "B", "no-landlock": "A"}
+_WARM_MEMORY_MB = 256
 SETTINGS = {
     "EXECUTION_TIMEOUT_SECONDS": "3",
     "BUILD_TIMEOUT_SECONDS": "3",
@@ -78,6 +85,7 @@ class Rig:
 
     def __init__(self, data: Path, mode: str, program: Sequence[str] = ()) -> None:
         self.mode = mode
+        self.is_warm = mode == WARM
         self.data = data
         self._program = program or MODES[mode]
         self._stack = ExitStack()
@@ -94,11 +102,16 @@ class Rig:
         self._stack.close()
 
     def _start(self) -> None:
-        settings = {**SETTINGS, "HOSTILE_SECRET_IN_ENVIRONMENT": self._environment_secret}
+        settings = {
+            **SETTINGS,
+            "HOSTILE_SECRET_IN_ENVIRONMENT": self._environment_secret,
+            "WARM_MEMORY_MB": str(_WARM_MEMORY_MB if self.is_warm else 0),
+        }
         server = LiveServer(self.data, settings=settings, program=self._program)
         self.server = self._stack.enter_context(server)
         self.server_pid = server.process.pid
         self._api = server.api.new_user("attacker")
+        self.zygote_pid = find_zygote(self.server_pid)
         self._require_tier()
         self.canaries = self._stack.enter_context(Canaries(self.data))
         self.neighbour_secret = f"canary {secrets.token_hex(16)}"
@@ -108,7 +121,7 @@ class Rig:
         self.neighbour = Neighbour(person, self.server_pid, self.neighbour_secret)
         self._stack.callback(self.neighbour.abandon)
         self._warm_up()
-        self.view = take_view(self.server_pid, self.data)
+        self._look_around()
         self._first_rss_kb = resident_kb(self.server_pid)
         self.health = HealthWatch(server.api)
         self._stack.callback(self.health.stop)
@@ -135,11 +148,18 @@ class Rig:
         for number in range(5):
             self._check_honest_run(number)
 
-    @property
-    def zygote_pid(self) -> int:
-        """The process that forks the runs: the innermost one of an idle server."""
-        forks = self.view.processes & pids_with_argument("/stub.py ")
-        return next(pid for pid in forks if not descendants(pid) & forks)
+    def _look_around(self) -> None:
+        """Take what is there now for what must be there, with the templates of the neighbours."""
+        self.neighbour.finish()
+        self.zygote_pid = find_zygote(self.server_pid)
+        if self.is_warm:
+            wait_for(self._is_all_warm, "the honest versions to be imported")
+        self.view = take_view(self.server_pid, self.zygote_pid, self.data)
+
+    def _is_all_warm(self) -> bool:
+        quick = {"seconds": 0, "secret": self.neighbour_secret}
+        runs = ((self.honest_id, {"number": 1}), (self.neighbour.agent_id, quick))
+        return all(self._person.execute(*run).json["warm"] for run in runs)
 
     # One case -------------------------------------------------------------------------------------
 
@@ -152,10 +172,9 @@ class Rig:
         self._check_silence(told)
         found = settled(lambda: self.complaints(mark))
         assert found == [], f"{case.name}: {found}"
-        self._check_honest_run(secrets.randbelow(1000))
         if case.may_replace_zygote:
-            self.neighbour.finish()
-            self.view = take_view(self.server_pid, self.data)
+            self._look_around()
+        self._check_honest_run(secrets.randbelow(1000))
         return results
 
     def _drive(self, case: Case, mark: str) -> tuple[list[Any], list[Any]]:
@@ -169,12 +188,28 @@ class Rig:
         version = self._api.wait_for_build(agent_id, upload.json["id"])
         if case.ends == "build":
             _check(version["status"], case.status, version["build_log"], case.message)
+            self._end_template(agent_id)
             return [version], []
         assert version["status"] == "ready", version["build_log"]
         trees = self._code_trees(agent_id)
         rows = [self._execute(case, agent_id, mark, run) for run in range(1, case.runs + 1)]
         assert self._code_trees(agent_id) == trees, "unpacked code was changed"
+        self._check_warmth(case, version, rows)
+        self._end_template(agent_id)
         return [version, *rows], [row["output_data"] for row in rows]
+
+    def _check_warmth(self, case: Case, version: Mapping[str, Any], rows: Sequence[Any]) -> None:
+        """Each case runs from a template in the mode that is for it, where it can have one."""
+        is_unfit = "Every run will import it again" in version["build_log"]
+        can_be = self.is_warm and not (is_unfit or case.may_start_processes)
+        if not case.ends_templates or not can_be:
+            assert [row["warm"] for row in rows] == [can_be] * case.runs, version["build_log"]
+
+    def _end_template(self, agent_id: int) -> None:
+        """Delete the agent: with it all that was kept of it must be gone."""
+        if self.is_warm:
+            answer = self._api.call("DELETE", f"/api/v1/agents/{agent_id}")
+            assert answer.status < 300, answer.body
 
     def _execute(self, case: Case, agent_id: int, mark: str, run: int) -> Any:
         neighbour_pid = self.neighbour.be_running(case.name)
@@ -182,6 +217,8 @@ class Rig:
         answer = self._api.execute(agent_id, {**case.payload, "facts": facts, "run": run})
         assert answer.status == 201, answer.body
         row = answer.json
+        if row["error_code"] in case.may_fail:
+            return row
         _check(row["status"], case.status, row["error_message"] or "", case.message)
         _check_code(row, case)
         if case.status == "completed":
@@ -234,6 +271,10 @@ class Rig:
             return [*found, "the server ended"]
         if (count := count_descriptors(self.server_pid)) > self.view.descriptors + self._runs():
             found.append(f"the server has {count} descriptors, had {self.view.descriptors}")
+        count = count_descriptors(self.zygote_pid)
+        if count > self.view.zygote_descriptors + (3 if self.neighbour.pids else 0):
+            had = self.view.zygote_descriptors
+            found.append(f"the zygote has {count} descriptors, had {had}")
         if changed := layout(self.data) ^ self.view.layout:
             found.append(f"the data folder has changed: {sorted(changed)}")
         if changed := ipc_objects() ^ self.view.ipc:
@@ -250,12 +291,19 @@ class Rig:
     def _process_complaints(self) -> list[str]:
         alive = descendants(self.server_pid)
         known = self.view.processes | self.neighbour.pids
-        found = [f"process {pid} is left" for pid in alive - known]
+        found = [f"process {pid} is left" for pid in alive - known - self._spares(alive)]
         gone = [pid for pid in self.view.processes if not is_running(pid)]
         return found + [f"process {pid} of the server ended" for pid in gone]
 
+    def _spares(self, alive: set[int]) -> set[int]:
+        """Return the clones that the neighbours' templates keep, one each at most."""
+        mine = {pid for pid in self.view.processes if session_of(pid) == pid}
+        leaders = {session_of(pid): pid for pid in alive - self.view.processes}
+        return {pid for session, pid in leaders.items() if session in mine}
+
     def _check_honest_run(self, number: int) -> None:
         row = self._person.execute(self.honest_id, {"number": number}).json
+        assert row["warm"] == self.is_warm, row
         assert row["status"] == "completed", row
         assert row["output_data"] == {"double": 2 * number}, row
 

@@ -132,7 +132,7 @@ def test_a_run_has_its_own_cpu_limit(sandbox: Sandbox) -> None:
     )
     outcome = version.run()
     assert (outcome.reason, outcome.is_warm) == (StopReason.CPU_LIMIT, True), outcome
-    assert 900 <= outcome.cpu_ms < 10_000
+    assert 500 <= outcome.cpu_ms < 10_000  # counted by ticks
 
 
 def test_a_template_does_not_use_up_the_cpu_time_of_its_runs(sandbox: Sandbox) -> None:

@@ -28,7 +28,6 @@ from anymind_lite.sandbox.in_child import cloning, runner
 from anymind_lite.sandbox.in_child.fitness import why_unfit
 from anymind_lite.sandbox.in_child.layers import Confinement, layers_for_clone
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
-from anymind_lite.sandbox.in_child.layers.posix import limit_cpu
 from anymind_lite.sandbox.protocol import (
     CHANNEL_FD,
     JOB_FD,
@@ -100,7 +99,6 @@ def _be_spare(
     if fds:
         _lay_out(*fds)
         job, _places = read_job(JOB_FD)
-        limit_cpu(job.limits.cpu_seconds)  # the template's were those of an import
         _draw_new_randomness()
         runner.run_imported(replace(job, code_dir=confinement.code_dir), function)
 

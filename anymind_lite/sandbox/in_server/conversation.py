@@ -102,9 +102,10 @@ class Conversation:
             }
             if job.mode is Mode.TEMPLATE:
                 scratch = [self._limits.scratch_bytes, self._limits.scratch_files]
-                message |= {"makes": template, "scratch": scratch, "spares": 1}
+                most = [self._limits.processes, self._limits.open_files]
+                message |= {"makes": template, "scratch": scratch, "most": most, "spares": 1}
             elif template is not None:
-                message["template"] = template
+                message |= {"template": template, "cpu_seconds": self._limits.cpu_seconds}
             send_message(control, message, fds)
             self.ground = ground
         if self._is_given_up:

@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from resource import RLIMIT_CPU, RLIMIT_NOFILE, RLIMIT_NPROC, prlimit
 from typing import Any
 
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
@@ -69,6 +70,7 @@ class Template:
         self.channel = channel
         self.key = 0
         self.scratch = (0, 0)
+        self.most: dict[int, int] = {}  # of what a run may have less than the template, by rlimit
         self.spares_wanted = 1
         self.deadline = 0.0  # of the import
         self.session = 0  # as /proc numbers it, and it itself
@@ -115,6 +117,8 @@ class Templates:
         template.key = int(message["makes"])
         scratch_bytes, scratch_files = message["scratch"]
         template.scratch = int(scratch_bytes), int(scratch_files)
+        most_tasks, most_files = message["most"]
+        template.most = {RLIMIT_NPROC: int(most_tasks), RLIMIT_NOFILE: int(most_files)}
         template.spares_wanted = int(message["spares"])
         template.deadline = time.monotonic() + float(message["wall_seconds"])
         template.channel.settimeout(0)
@@ -206,8 +210,7 @@ class Templates:
         if pid in self._children:
             return False
         try:
-            # Fails for what is not our child; the pid cannot pass to another before we reap it.
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            _has_ended(pid)  # fails for what is not our child
             return os.getsid(pid) == template.pid
         except OSError:
             return False
@@ -221,6 +224,9 @@ class Templates:
         try:
             spare.number = linux.pid_in(self._proc_fd, pidfd)
             linux.write_id_maps_of(self._proc_fd, spare.number, INNER_UID, INNER_GID)
+            # What a template has more of; a clone that means ill would keep it.
+            for which, most in template.most.items():
+                _limit(spare.pid, which, most, most)
             linux.setns(pidfd, linux.CLONE_NEWNS)
             try:
                 mount_scratch(*template.scratch)
@@ -235,6 +241,10 @@ class Templates:
     def _give(self, template: Template, spare: Spare, order: Order) -> None:
         report_fd, log_fd, job_fd, *cgroup_fd = order.fds
         try:
+            if _has_ended(spare.pid):
+                raise ProcessLookupError(spare.pid)
+            cpu_seconds = int(order.message["cpu_seconds"])  # the template's are those of an import
+            _limit(spare.pid, RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
             for fd in cgroup_fd:
                 os.write(fd, str(spare.pid).encode())
             _send_fds(spare.birth, [report_fd, log_fd, job_fd])
@@ -396,11 +406,18 @@ class Templates:
         """
         for template in list(self._by_pid.values()):
             ready = [spare.number for spare in template.spares if spare.is_ready]
-            for number in [template.session, *ready] if template.is_ready else ():
-                memory_kb, threads = self._weight_of(number)
-                if threads > 1 or memory_kb > template.memory_kb + _MOST_GROWTH_KB:
-                    self.destroy(template)
-                    break
+            is_over = not template.is_ready and self._has_too_many_threads(template)
+            if is_over or any(self._is_busy(template, one) for one in [template.session, *ready]):
+                self.destroy(template)
+
+    def _has_too_many_threads(self, template: Template) -> bool:
+        """Tell it of an import: as many as a run may have, as all templates share one limit."""
+        return self._weight_of(template.session)[1] > template.most[RLIMIT_NPROC]
+
+    def _is_busy(self, template: Template, number: int) -> bool:
+        memory_kb, threads = self._weight_of(number)
+        is_grown = memory_kb > template.memory_kb + _MOST_GROWTH_KB
+        return template.is_ready and (threads > 1 or is_grown)
 
     def _weight_of(self, number: int) -> tuple[int, int]:
         """Return the memory in KB and the threads of a process; zeros where it is gone."""
@@ -457,6 +474,22 @@ def _receive_word(sock: socket.socket) -> tuple[bytes, int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
             return word, int(_CREDENTIALS.unpack_from(data)[0])
     return word, -1
+
+
+def _has_ended(pid: int) -> bool:
+    """Tell whether a child has ended; its pid cannot pass to another before we reap it.
+
+    Raises OSError for what is no child of ours.
+    """
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _limit(pid: int, which: int, soft: int, hard: int) -> None:
+    """Lower a limit of a child, which may mean ill; what is lower stays. Raises OSError."""
+    _soft, highest = prlimit(pid, which)
+    if 0 <= highest < hard:
+        soft, hard = min(soft, highest), highest
+    prlimit(pid, which, (soft, hard))
 
 
 def _send_fds(sock: socket.socket, fds: list[int]) -> None:

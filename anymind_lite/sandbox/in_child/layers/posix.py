@@ -108,7 +108,8 @@ def limit_resources(confinement: Confinement) -> None:
         limit(resource.RLIMIT_RTPRIO, 0)
         limit(resource.RLIMIT_NICE, 0)
         limit(resource.RLIMIT_NPROC, _most_tasks(confinement))
-    limit_cpu(limits.cpu_seconds)
+    # The soft limit sends SIGXCPU, which tells a CPU limit from a kill; the hard one SIGKILL.
+    limit(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1)
 
 
 def _most_tasks(confinement: Confinement) -> int:
@@ -121,11 +122,6 @@ def _most_tasks(confinement: Confinement) -> int:
         return _TEMPLATE_TASKS
     others = 0 if confinement.is_in_namespaces else count_tasks()
     return others + confinement.limits.processes
-
-
-def limit_cpu(seconds: int) -> None:
-    """Lower the CPU limit: the soft one sends SIGXCPU, which tells it from a kill; then SIGKILL."""
-    limit(resource.RLIMIT_CPU, seconds, seconds + 1)
 
 
 def limit(which: int, soft: int, hard: int | None = None) -> None:

@@ -38,7 +38,7 @@ ATTACKS = {
         "zygote/main" in f.f_code.co_filename for f in frames()
     ),
     "sockets in frames": lambda facts: any(
-        isinstance(one, socket.socket)
+        isinstance(one, socket.socket) and one.fileno() >= 0
         for frame in frames()
         for one in list(frame.f_locals.values())
     ),

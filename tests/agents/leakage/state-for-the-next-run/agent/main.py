@@ -11,6 +11,7 @@ import sys
 import threading
 
 MARK = "hostile-mark"
+GROUP = os.getpgid(0)
 
 
 def found():
@@ -35,7 +36,7 @@ def found():
         "trace": sys.gettrace() is not None,
         "locale": locale.setlocale(locale.LC_ALL) == MARK,
         "random": random.getstate() == random.Random(1).getstate(),
-        "group": os.getpgid(0) != os.getpid(),
+        "group": os.getpgid(0) != GROUP,
     }
     return [name for name, is_found in checks.items() if is_found]
 

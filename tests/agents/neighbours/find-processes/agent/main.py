@@ -12,8 +12,7 @@ def first(action, items):
     return False
 
 
-MINE = {1, os.getpid(), os.getppid()}
-NUMBERS = [number for number in range(2, 40_000) if number not in MINE]
+NUMBERS = list(range(2, 40_000))
 
 
 def exists(pid):
@@ -35,7 +34,7 @@ def is_told_apart():
     return True
 
 
-knows_permission = is_told_apart()
+knows_permission = False
 ATTACKS = {
     "signal": lambda facts: first(exists, NUMBERS),
     "known ones": lambda facts: first(
@@ -50,6 +49,11 @@ ATTACKS = {
 
 
 def handle(payload):
+    global knows_permission
+    # Not at the import, which may have been in another process.
+    knows_permission = is_told_apart()
+    for own in {os.getpid(), os.getppid()} & {*NUMBERS}:
+        NUMBERS.remove(own)
     facts, achieved = payload["facts"], []
     for name, attack in ATTACKS.items():
         try:

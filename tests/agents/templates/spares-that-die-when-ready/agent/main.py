@@ -1,0 +1,7 @@
+import takeover
+
+takeover.after_import(lambda channel: takeover.serve(channel, takeover.become_spare))
+
+
+def handle(payload):
+    return {"tried": ["die"], "achieved": []}
