@@ -1,7 +1,5 @@
 """The threads that answer: a few from the start, and more as they are needed."""
 
-import threading
-
 from waitress.task import Task, ThreadedTaskDispatcher
 
 
