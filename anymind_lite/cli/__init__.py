@@ -37,11 +37,7 @@ class _LazyGroup(click.Group):
         """Import and return one command."""
         if cmd_name not in _COMMANDS:
             return None
-        gc.disable()  # what is imported stays: looking for garbage in it is a tenth of a start
-        try:
-            module = importlib.import_module(f"anymind_lite.cli.{_COMMANDS[cmd_name][0]}")
-        finally:
-            gc.enable()
+        module = importlib.import_module(f"anymind_lite.cli.{_COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
 
@@ -62,6 +58,9 @@ def _group() -> None:
 
 def main() -> None:
     """Run the command line; errors with a known cause are one message and exit code 1."""
+    # What is imported stays: looking for garbage in it is a tenth of a start. Commands that go on
+    # for long enable it when they have begun.
+    gc.disable()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:

@@ -1,6 +1,5 @@
 """waitress, as this product needs it: its own socket, patience with bounds, an orderly end."""
 
-import contextlib
 import errno
 import http.client
 import resource
@@ -31,7 +30,6 @@ _LEAST_CONNECTIONS = 16
 _DESCRIPTORS_PER_CONNECTION = 2  # a large body, or an answer that is not read, is a file
 _DESCRIPTORS_PER_THREAD = 2  # the database and its log
 _RESERVED_DESCRIPTORS = 100  # running agents, builds, the reader, logs
-_ENOUGH_DESCRIPTORS = 10_240  # where the hard limit is none; macOS takes no more (OPEN_MAX)
 # waitress keeps what a client does not read in a file. Over this it stops the thread that answers,
 # and a few slow readers of long lists would take them all. (test_slow_readers_hold_no_thread)
 _MOST_UNSENT_BYTES = 4 * 1024 * _MEGABYTE
@@ -130,14 +128,6 @@ class HttpServer:
             # Noted first, then the loop is woken: one that was awake has done it by then, and what
             # would have woken it may be closed.
             pass
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process open as many files as it may: the soft limit is often 1,024, or 256."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _ENOUGH_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    with contextlib.suppress(OSError, ValueError):  # fewer connections, then
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _adjustments(settings: Settings, rules: BodyRules) -> Adjustments:
