@@ -98,9 +98,13 @@ class _Tally:
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.warm = 0
-        self.ended_at = 0.0
+        self.started_at = self.ended_at = 0.0
         self.errors: list[Exception] = []
         self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the clock; before any client calls."""
+        self.started_at = time.perf_counter()
 
     def add(self, latencies: list[float], warm: int) -> None:
         """Add what one client has found, now that it is done."""
@@ -117,19 +121,19 @@ def take_turn(request: Request, *, clients: int, seconds: float) -> Turn:
     Each client has a thread and a connection of its own, which are new in every turn, as servers
     close connections that idle; they are open before the clock starts.
     """
-    tally, start = _Tally(), threading.Barrier(clients + 1)
+    tally = _Tally()
+    start = threading.Barrier(clients + 1, action=tally.start)
     arguments = (request, start, seconds, tally)
     threads = [threading.Thread(target=_call, args=arguments) for _ in range(clients)]
     for thread in threads:
         thread.start()
     with contextlib.suppress(threading.BrokenBarrierError):
         start.wait()
-    started_at = time.perf_counter()
     for thread in threads:
         thread.join()
     if tally.errors:
         raise tally.errors[0]
-    return Turn(tuple(tally.latencies), tally.ended_at - started_at, tally.warm)
+    return Turn(tuple(tally.latencies), tally.ended_at - tally.started_at, tally.warm)
 
 
 def _call(request: Request, start: threading.Barrier, seconds: float, tally: _Tally) -> None:

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.execute import ROOT, start_server
+from bench.servers import ROOT, start_server
 
 IDLE_SECONDS = 5.0
 COMMANDS = (["--help"], ["config"], ["doctor"], ["backup", "--help"], ["test", "--help"])

@@ -33,7 +33,7 @@ def run_server(settings: Settings, act: Callable[["HttpServer", Backend], bool])
     os.umask(0o077)  # whatever is written is for this user alone, wherever settings put it
     ended = threading.Event()
     backend = Backend(settings)
-    backend.start()
+    backend.start(meanwhile=_load_http)
     # waitress keeps large request bodies in temporary files: on the data's disk, not in a small
     # /tmp that others need too.
     tempfile.tempdir = str(settings.run_path)
@@ -53,8 +53,13 @@ def run_server(settings: Settings, act: Callable[["HttpServer", Backend], bool])
         backend.stop()
 
 
+def _load_http() -> None:
+    """Load the whole of HTTP while another process is at work."""
+    from anymind_lite import app  # noqa: F401
+    from anymind_lite.cli import _http_server  # noqa: F401
+
+
 def _make_http_server(backend: Backend) -> "HttpServer":
-    """Load the whole of HTTP, which no failure to start needs."""
     from anymind_lite.app import create_app
     from anymind_lite.cli._http_server import HttpServer
 
