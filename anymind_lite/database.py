@@ -3,8 +3,8 @@
 One file in WAL mode with `synchronous=FULL`: what a client was told is done survives a power cut
 (SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode). Only
 what nobody is told may be committed without a flush, by `write_transaction(is_durable=False)`.
-Readers never wait. Writers go one at a time through `write_transaction()`, on one connection. Before the schema of a
-database changes, a copy of it is kept.
+Readers never wait. Writers go one at a time through `write_transaction()`, on one connection.
+Before the schema of a database changes, a copy of it is kept.
 """
 
 import contextlib
