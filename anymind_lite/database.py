@@ -3,8 +3,8 @@
 One file in WAL mode with `synchronous=FULL`: what a client was told is done survives a power cut
 (SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode). Only
 what nobody is told may be committed without a flush, by `write_transaction(is_durable=False)`.
-Readers never wait. Writers go one at a time through `write_transaction()`. Before the schema of a
-database changes, a copy of it is kept.
+Readers never wait. Writers go one at a time through `write_transaction()`, on one connection.
+Before the schema of a database changes, a copy of it is kept.
 """
 
 import contextlib
@@ -14,8 +14,9 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from peewee import (
 from anymind_lite.clock import utc_now
 from anymind_lite.errors import BackupError, DatabaseDamaged, StartupError, quoted
 from anymind_lite.files import fsync_dir, fsync_file, make_dir_durable
+from anymind_lite.group_commit import GroupCommit, GroupFailed
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +46,6 @@ _MIGRATIONS_TABLE = "schema_migration"
 
 # Models are declared against this proxy; `Backend.start()` points it at the opened file.
 database = DatabaseProxy()
-
-# SQLite lets one writer in at a time anyway, but makes the others poll: a queue of our own is
-# fairer and turns lock errors into short waits.
-_write_lock = threading.RLock()
 
 _PRAGMAS = {
     "journal_mode": "wal",
@@ -60,6 +58,7 @@ _PRAGMAS = {
     "cache_size": -512,
 }
 _LOCK_TIMEOUT_SECONDS = 10
+_ASK_AGAIN_SECONDS = 0.0001
 # Where another program keeps the database locked, each writer waits for it in turn: without an end
 # to the turns the last of a crowd would wait for minutes.
 _TURN_TIMEOUT_SECONDS = 30
@@ -86,6 +85,10 @@ class ServerDatabase(SqliteDatabase):
             str(path), pragmas=_PRAGMAS, timeout=_LOCK_TIMEOUT_SECONDS, check_same_thread=False
         )
         self._opened: list[sqlite3.Connection] = []
+        self._writer: sqlite3.Connection | None = None
+        # SQLite lets one writer in at a time anyway, but makes the others poll: turns of our own
+        # are fairer and turn lock errors into short waits.
+        self._groups = GroupCommit(_WriterSteps(self))
         self.path = path
         self.is_checked_whole = False
         self.damage = ""  # what `search_damage` found
@@ -95,15 +98,45 @@ class ServerDatabase(SqliteDatabase):
         self._opened.append(connection)
         return connection
 
+    def open_writer(self) -> None:
+        """Open the connection that all writes go through."""
+        self._writer = self._connect()
+        self._writer.execute("PRAGMA busy_timeout = 0")  # `begin_soon` has the patience
+
     @contextmanager
-    def unflushed(self) -> Iterator[None]:
-        """Commit on this thread without a flush for as long as the block. Not in a transaction."""
-        connection = self.connection()
-        connection.execute("PRAGMA synchronous = normal")
+    def write(self, *, is_durable: bool) -> Iterator[None]:
+        """Run the block as a transaction of its own, through the connection that writes."""
+        own = self.connection()
+        self._state.conn = self._writer
         try:
-            yield
+            with self._groups.transaction(is_durable=is_durable, timeout=_TURN_TIMEOUT_SECONDS):
+                self.push_transaction(self._groups)  # Peewee makes savepoints of what is inside
+                try:
+                    yield
+                finally:
+                    self.pop_transaction()
+        except TimeoutError as exc:
+            raise OperationalError("database is locked") from exc
+        except GroupFailed as exc:
+            raise OperationalError(str(exc)) from exc
         finally:
-            connection.execute(f"PRAGMA synchronous = {_PRAGMAS['synchronous']}")
+            self._state.conn = own
+
+    def begin_soon(self) -> None:
+        """Begin to write; wait up to `timeout` seconds for the lock of another program.
+
+        SQLite's own patience sleeps longer and longer between two looks, up to 100 ms, and finds
+        the lock taken anew by a program that writes all the time: 2 s went by (bench/writers.py).
+        """
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                self.begin("IMMEDIATE")
+                return
+            except OperationalError as exc:
+                if not is_locked(exc) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_ASK_AGAIN_SECONDS)
 
     def close_all(self) -> None:
         """Close every thread's connection; no thread may use the database any more."""
@@ -111,6 +144,42 @@ class ServerDatabase(SqliteDatabase):
         for connection in self._opened:
             connection.close()
         self._opened.clear()
+        self._writer = None
+
+
+class _WriterSteps:
+    """The steps of group commit, on the connection that writes."""
+
+    def __init__(self, database: ServerDatabase) -> None:
+        self._database = database
+
+    def begin(self, *, is_durable: bool) -> None:
+        if self.is_open:
+            self.roll_back()
+        # Here, as SQLite does not let it change inside a transaction.
+        level = _PRAGMAS["synchronous"] if is_durable else "normal"
+        self._database.execute_sql(f"PRAGMA synchronous = {level}")
+        self._database.begin_soon()
+
+    def commit(self) -> None:
+        self._database.commit()
+
+    def roll_back(self) -> None:
+        self._database.rollback()
+
+    def begin_part(self) -> None:
+        self._database.execute_sql("SAVEPOINT part")
+
+    def end_part(self) -> None:
+        self._database.execute_sql("RELEASE part")
+
+    def undo_part(self) -> None:
+        self._database.execute_sql("ROLLBACK TO part")
+        self.end_part()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._database.connection().in_transaction)
 
 
 def open_database(path: Path, *, backups: Path | None = None) -> ServerDatabase:
@@ -124,6 +193,7 @@ def open_database(path: Path, *, backups: Path | None = None) -> ServerDatabase:
     try:
         _check_health(opened, path)
         _migrate(opened, path, backups or path.with_name("backups"))
+        opened.open_writer()
     except BaseException:
         opened.close_all()
         raise
@@ -358,8 +428,9 @@ def write_transaction(*, is_durable: bool = True) -> Iterator[None]:
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
     the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
-    Keep the block short: no agent code, no file, no network inside. Raises DatabaseDamaged,
-    and OperationalError when its turn does not come.
+    Keep the block short: no agent code, no file, no network inside. It may be committed with those
+    of other threads, which come after it or before. Raises DatabaseDamaged, and OperationalError
+    when its turn does not come or it cannot be committed.
 
     One that is not durable survives the death of this process at once, and a power cut only when a
     durable one has followed, which flushes the log with both: for what nobody is told yet. Inside
@@ -370,15 +441,9 @@ def write_transaction(*, is_durable: bool = True) -> Iterator[None]:
             "The server's database is damaged and takes no changes; it must be restored from a "
             "backup"
         )
-    if not _write_lock.acquire(timeout=_TURN_TIMEOUT_SECONDS):
-        raise OperationalError("database is locked")
-    try:
-        is_flushed = is_durable or database.in_transaction()
-        flushing = nullcontext() if is_flushed else database.unflushed()
-        with flushing, database.atomic("IMMEDIATE"):
-            yield
-    finally:
-        _write_lock.release()
+    is_inside = database.in_transaction()
+    with database.atomic() if is_inside else database.write(is_durable=is_durable):
+        yield
 
 
 class PreparedSelect:

@@ -12,6 +12,7 @@ from peewee import OperationalError
 from werkzeug.test import TestResponse
 
 from anymind_lite.backend import Backend
+from anymind_lite.database import write_transaction
 from anymind_lite.errors import DatabaseDamaged
 from anymind_lite.services import executions
 from anymind_lite.services import executor as executor_module
@@ -65,7 +66,7 @@ class Locked(Outage):
 
 
 class Full(Outage):
-    """The file may not grow, as on a full disk; for the thread that calls alone."""
+    """The file may not grow, as on a full disk."""
 
     def begin(self) -> None:
         self._let_grow(1)  # SQLite takes no less than what the file has
@@ -74,7 +75,8 @@ class Full(Outage):
         self._let_grow(NO_LIMIT)
 
     def _let_grow(self, pages: int) -> None:
-        self.backend._database.execute_sql(f"PRAGMA max_page_count = {pages}").fetchall()
+        with write_transaction():
+            self.backend._database.execute_sql(f"PRAGMA max_page_count = {pages}").fetchall()
 
 
 class Damaged(Outage):

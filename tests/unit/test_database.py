@@ -472,9 +472,15 @@ def full(database: ServerDatabase, rows: Rows) -> Iterator[ServerDatabase]:
     """A database that cannot grow by more than a few pages."""
     rows.user()
     pages = database.execute_sql("PRAGMA page_count").fetchone()[0]
-    database.execute_sql(f"PRAGMA max_page_count = {pages + 2}")
+    let_grow(database, pages + 2)
     yield database
-    database.execute_sql("PRAGMA max_page_count = 1000000")
+    let_grow(database, 1_000_000)
+
+
+def let_grow(database: ServerDatabase, pages: int) -> None:
+    """Bound the file for the connection that writes."""
+    with write_transaction():
+        database.execute_sql(f"PRAGMA max_page_count = {pages}").fetchall()
 
 
 def write_much() -> None:
@@ -495,7 +501,7 @@ class TestDiskFull:
     def test_writing_goes_on_when_there_is_room_again(self, full: ServerDatabase) -> None:
         with pytest.raises(DatabaseError):
             write_much()
-        full.execute_sql("PRAGMA max_page_count = 1000000")
+        let_grow(full, 1_000_000)
         write_much()
         assert User.select().count() == 101
 
