@@ -73,6 +73,9 @@ def serve(channel):
 """
 OUTGROWS = {
     "grows": "kept = []\ndef act(channel):\n    kept.append(bytearray(b'x' * 60_000_000))\n",
+    "fills its scratch folder": (
+        "def act(channel):\n    open('file', 'wb').write(b'x' * 30_000_000)\n"
+    ),
     "starts a thread": (
         "def act(channel):\n"
         "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
