@@ -23,7 +23,7 @@ from typing import Any
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.layers.linux_namespaces import mount_scratch
 from anymind_lite.sandbox.in_child.template import GO, HELLO, READY, WALLED
-from anymind_lite.sandbox.protocol import INNER_GID, INNER_UID, SCRATCH_DIR, send_message
+from anymind_lite.sandbox.protocol import INNER_GID, INNER_UID, send_message
 
 _BIRTH_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
@@ -411,10 +411,10 @@ class Templates:
         The memory that all templates may have is shared out by what each took when it was ready.
         """
         for template in list(self._by_pid.values()):
-            waiting = [(template.pid, template.session)]
-            waiting += [(spare.pid, spare.number) for spare in template.spares if spare.is_ready]
+            waiting = [template.session]
+            waiting += [spare.number for spare in template.spares if spare.is_ready]
             if template.is_ready:
-                is_over = any(self._is_busy(template, *one) for one in waiting)
+                is_over = any(self._is_busy(template, one) for one in waiting)
             else:
                 is_over = self._has_too_many_threads(template)
             if is_over:
@@ -424,25 +424,9 @@ class Templates:
         """Tell it of an import: as many as a run may have, as all templates share one limit."""
         return self._weight_of(template.session)[1] > template.most[RLIMIT_NPROC]
 
-    def _is_busy(self, template: Template, pid: int, number: int) -> bool:
+    def _is_busy(self, template: Template, number: int) -> bool:
         memory_kb, threads = self._weight_of(number)
-        grown_kb = memory_kb - template.memory_kb + self._scratch_kb(pid)
-        return threads > 1 or grown_kb > _MOST_GROWTH_KB
-
-    def _scratch_kb(self, pid: int) -> int:
-        """Return what a process keeps in its scratch folder, which is memory and nobody's else."""
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            return 0
-        try:
-            with self._among_mounts_of(pidfd):
-                scratch = os.statvfs(SCRATCH_DIR)
-        except OSError:
-            return 0  # It has ended.
-        finally:
-            os.close(pidfd)
-        return (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize // 1024
+        return threads > 1 or memory_kb > template.memory_kb + _MOST_GROWTH_KB
 
     def _weight_of(self, number: int) -> tuple[int, int]:
         """Return the memory in KB and the threads of a process; zeros where it is gone."""
