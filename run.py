@@ -28,7 +28,6 @@ IMPORT_NAMES = (
     "dotenv",
     "flask",
     "flask_cors",
-    "flask_limiter",
     "flask_smorest",
     "huey",
     "jwt",

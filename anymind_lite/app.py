@@ -148,14 +148,19 @@ def _log_requests(app: Flask) -> None:
 
     @app.after_request
     def log_request(response: Response) -> Response:
-        user = g.get("user")
-        logger.info(
-            "method=%s path=%s status=%d duration_ms=%.1f user_id=%s",
-            request.method,
-            # Quoted: a path may hold decoded line ends.
-            quote(request.path[:_MAX_LOGGED_PATH_CHARS], safe="/"),
-            response.status_code,
-            (time.monotonic() - g.started) * 1000,
-            "-" if user is None else user.id,
-        )
+        if logger.isEnabledFor(logging.INFO):  # or what is logged is put together for nobody
+            _log_request(response)
         return response
+
+
+def _log_request(response: Response) -> None:
+    user = g.get("user")
+    logger.info(
+        "method=%s path=%s status=%d duration_ms=%.1f user_id=%s",
+        request.method,
+        # Quoted: a path may hold decoded line ends.
+        quote(request.path[:_MAX_LOGGED_PATH_CHARS], safe="/"),
+        response.status_code,
+        (time.monotonic() - g.started) * 1000,
+        "-" if user is None else user.id,
+    )

@@ -46,6 +46,7 @@ _KEY_USAGE_SECONDS = 60.0
 _FORGET_SECONDS = 600.0
 _LAST_ROWS_SECONDS = 15.0  # more than a write waits for another program
 _RETENTION_SECONDS = 300.0
+_READER_SECONDS = 60.0
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 
@@ -121,13 +122,14 @@ class Backend:
         self._hinting = threading.Lock()
         self._resources = ExitStack()
 
-    def start(self) -> None:
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Take the data folder, repair what the last server left, start every part.
 
-        Raises StartupError, leaving nothing running.
+        `meanwhile` is called while the sandbox starts, which is the work of another process. Raises
+        StartupError, leaving nothing running.
         """
         try:
-            self._start()
+            self._start(meanwhile)
         except OSError as exc:
             self._resources.close()
             raise StartupError(f"Cannot use the data folder: {exc}") from exc
@@ -135,7 +137,7 @@ class Backend:
             self._resources.close()
             raise
 
-    def _start(self) -> None:
+    def _start(self, meanwhile: Callable[[], None]) -> None:
         settings, undo = self.settings, self._resources.callback
         make_dir_durable(settings.data_dir)
         settings.run_path.mkdir(mode=0o700, exist_ok=True)
@@ -149,10 +151,11 @@ class Backend:
         # The store makes the folder of all code, which the zygote holds on to.
         self.store.start()
         # The sandbox first: it divides this process's control group only if nobody else is in it.
-        self.sandbox.start()
+        self.sandbox.start(meanwhile)
         undo(self.sandbox.stop)
         self.reader.start()
         undo(self.reader.stop)
+        undo(_every(_READER_SECONDS, self.reader.end_if_idle, name="reader-idle"))
         self._database = database = open_database(
             settings.database_path, backups=settings.backups_path
         )

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import bcrypt
-import jwt
 
 from anymind_lite.errors import NotAuthenticated
 from anymind_lite.files import write_durable
@@ -73,11 +72,15 @@ def create_access_token(
 
     There is no `iat`: after a clock step backwards PyJWT would refuse one from the future.
     """
+    import jwt  # here and below: many servers are used with API keys alone
+
     return jwt.encode({"sub": str(user_id), "exp": now + lifetime}, secret_key, algorithm)
 
 
 def read_access_token(token: str, *, secret_key: str, algorithm: str) -> int:
     """Return the user id of a token that this server signed; raises NotAuthenticated."""
+    import jwt
+
     if len(token) > _MAX_TOKEN_CHARS:
         raise NotAuthenticated("Invalid token")
     try:

@@ -1,9 +1,10 @@
 """The SQLite database: how it is opened, how it is written to, when its disk is full.
 
 One file in WAL mode with `synchronous=FULL`: what a client was told is done survives a power cut
-(SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode).
-Readers never wait. Writers go one at a time through `write_transaction()`. Before the schema of a
-database changes, a copy of it is kept.
+(SQLite manual, "Pragma synchronous": NORMAL may roll acknowledged commits back in WAL mode). Only
+what nobody is told may be committed without a flush, by `write_transaction(is_durable=False)`.
+Readers never wait. Writers go one at a time through `write_transaction()`, on one connection.
+Before the schema of a database changes, a copy of it is kept.
 """
 
 import contextlib
@@ -13,29 +14,38 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peewee import DatabaseError, DatabaseProxy, ModelSelect, OperationalError, SqliteDatabase
-from playhouse.migrations import Runner
+from peewee import (
+    DatabaseError,
+    DatabaseProxy,
+    Field,
+    ModelInsert,
+    ModelSelect,
+    ModelUpdate,
+    OperationalError,
+    SqliteDatabase,
+    Value,
+)
 
 from anymind_lite.clock import utc_now
 from anymind_lite.errors import BackupError, DatabaseDamaged, StartupError, quoted
 from anymind_lite.files import fsync_dir, fsync_file, make_dir_durable
+from anymind_lite.group_commit import GroupCommit, GroupFailed
 
 logger = logging.getLogger(__name__)
 
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
+_MIGRATIONS_TABLE = "schema_migration"
 
 # Models are declared against this proxy; `Backend.start()` points it at the opened file.
 database = DatabaseProxy()
-
-# SQLite lets one writer in at a time anyway, but makes the others poll: a queue of our own is
-# fairer and turns lock errors into short waits.
-_write_lock = threading.RLock()
 
 _PRAGMAS = {
     "journal_mode": "wal",
@@ -48,6 +58,7 @@ _PRAGMAS = {
     "cache_size": -512,
 }
 _LOCK_TIMEOUT_SECONDS = 10
+_ASK_AGAIN_SECONDS = 0.0001
 # Where another program keeps the database locked, each writer waits for it in turn: without an end
 # to the turns the last of a crowd would wait for minutes.
 _TURN_TIMEOUT_SECONDS = 30
@@ -74,6 +85,10 @@ class ServerDatabase(SqliteDatabase):
             str(path), pragmas=_PRAGMAS, timeout=_LOCK_TIMEOUT_SECONDS, check_same_thread=False
         )
         self._opened: list[sqlite3.Connection] = []
+        self._writer: sqlite3.Connection | None = None
+        # SQLite lets one writer in at a time anyway, but makes the others poll: turns of our own
+        # are fairer and turn lock errors into short waits.
+        self._groups = GroupCommit(_WriterSteps(self))
         self.path = path
         self.is_checked_whole = False
         self.damage = ""  # what `search_damage` found
@@ -83,12 +98,88 @@ class ServerDatabase(SqliteDatabase):
         self._opened.append(connection)
         return connection
 
+    def open_writer(self) -> None:
+        """Open the connection that all writes go through."""
+        self._writer = self._connect()
+        self._writer.execute("PRAGMA busy_timeout = 0")  # `begin_soon` has the patience
+
+    @contextmanager
+    def write(self, *, is_durable: bool) -> Iterator[None]:
+        """Run the block as a transaction of its own, through the connection that writes."""
+        own = self.connection()
+        self._state.conn = self._writer
+        try:
+            with self._groups.transaction(is_durable=is_durable, timeout=_TURN_TIMEOUT_SECONDS):
+                self.push_transaction(self._groups)  # Peewee makes savepoints of what is inside
+                try:
+                    yield
+                finally:
+                    self.pop_transaction()
+        except TimeoutError as exc:
+            raise OperationalError("database is locked") from exc
+        except GroupFailed as exc:
+            raise OperationalError(str(exc)) from exc
+        finally:
+            self._state.conn = own
+
+    def begin_soon(self) -> None:
+        """Begin to write; wait up to `timeout` seconds for the lock of another program.
+
+        SQLite's own patience sleeps longer and longer between two looks, up to 100 ms, and finds
+        the lock taken anew by a program that writes all the time: 2 s went by (bench/writers.py).
+        """
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                self.begin("IMMEDIATE")
+                return
+            except OperationalError as exc:
+                if not is_locked(exc) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_ASK_AGAIN_SECONDS)
+
     def close_all(self) -> None:
         """Close every thread's connection; no thread may use the database any more."""
         self.close()
         for connection in self._opened:
             connection.close()
         self._opened.clear()
+        self._writer = None
+
+
+class _WriterSteps:
+    """The steps of group commit, on the connection that writes."""
+
+    def __init__(self, database: ServerDatabase) -> None:
+        self._database = database
+
+    def begin(self, *, is_durable: bool) -> None:
+        if self.is_open:
+            self.roll_back()
+        # Here, as SQLite does not let it change inside a transaction.
+        level = _PRAGMAS["synchronous"] if is_durable else "normal"
+        self._database.execute_sql(f"PRAGMA synchronous = {level}")
+        self._database.begin_soon()
+
+    def commit(self) -> None:
+        self._database.commit()
+
+    def roll_back(self) -> None:
+        self._database.rollback()
+
+    def begin_part(self) -> None:
+        self._database.execute_sql("SAVEPOINT part")
+
+    def end_part(self) -> None:
+        self._database.execute_sql("RELEASE part")
+
+    def undo_part(self) -> None:
+        self._database.execute_sql("ROLLBACK TO part")
+        self.end_part()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._database.connection().in_transaction)
 
 
 def open_database(path: Path, *, backups: Path | None = None) -> ServerDatabase:
@@ -102,6 +193,7 @@ def open_database(path: Path, *, backups: Path | None = None) -> ServerDatabase:
     try:
         _check_health(opened, path)
         _migrate(opened, path, backups or path.with_name("backups"))
+        opened.open_writer()
     except BaseException:
         opened.close_all()
         raise
@@ -198,14 +290,18 @@ def _search(opened: ServerDatabase, connection: sqlite3.Connection) -> None:
 
 def _migrate(opened: ServerDatabase, path: Path, backups: Path) -> None:
     """Apply the migrations that are missing, each with its record in one transaction (Runner)."""
-    runner = Runner(opened, directory=str(MIGRATIONS_DIR))
+    if _is_migrated(opened):
+        return
+    from playhouse.migrations import Runner  # 15 ms, for one start in many
+
+    runner = Runner(opened, directory=str(MIGRATIONS_DIR), table_name=_MIGRATIONS_TABLE)
     unknown = [migration.name for migration in runner.status() if migration.path is None]
     if unknown:
         raise StartupError(
             f"The database {path} was written by a newer version of Anymind Lite "
             f"(it has {unknown[-1]}). Upgrade this installation, or use another data folder."
         )
-    if not runner.applied() and (foreign := _tables_of_others(opened, runner)):
+    if not runner.applied() and (foreign := _tables_of_others(opened)):
         raise StartupError(
             f"The database {path} belongs to another program (it has the table {foreign[0]}). "
             "Set DATABASE_URL to another file."
@@ -214,6 +310,14 @@ def _migrate(opened: ServerDatabase, path: Path, backups: Path) -> None:
     if pending and runner.applied():
         _back_up_before(pending[0], path, backups)
     runner.up()
+
+
+def _is_migrated(opened: ServerDatabase) -> bool:
+    """Tell whether exactly the migrations that there are have been applied."""
+    if not opened.table_exists(_MIGRATIONS_TABLE):
+        return False
+    rows = opened.execute_sql(f"SELECT name FROM {_MIGRATIONS_TABLE}")  # noqa: S608 - a constant
+    return {name for (name,) in rows} == {path.stem for path in MIGRATIONS_DIR.glob("[0-9]*.py")}
 
 
 def _back_up_before(migration: str, path: Path, backups: Path) -> None:
@@ -248,9 +352,9 @@ def _matched(path: Path) -> re.Match[str] | None:
     return _BACKUP_NAME.fullmatch(path.name)
 
 
-def _tables_of_others(opened: ServerDatabase, runner: Runner) -> list[str]:
+def _tables_of_others(opened: ServerDatabase) -> list[str]:
     # The migrations' own table may stand there without a row: a start was killed right after it.
-    names = [name for name in opened.get_tables() if name != runner.table_name]
+    names = [name for name in opened.get_tables() if name != _MIGRATIONS_TABLE]
     return [name for name in names if not name.startswith("sqlite_")]
 
 
@@ -319,33 +423,36 @@ def check_copy(connection: sqlite3.Connection) -> str:
 
 
 @contextmanager
-def write_transaction() -> Iterator[None]:
+def write_transaction(*, is_durable: bool = True) -> Iterator[None]:
     """Run the block as one durable transaction, alone; nothing of it stays when it raises.
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
     the timeout, when another writer came between (SQLite manual, "Transaction", SQLITE_BUSY).
-    Keep the block short: no agent code, no file, no network inside. Raises DatabaseDamaged,
-    and OperationalError when its turn does not come.
+    Keep the block short: no agent code, no file, no network inside. It may be committed with those
+    of other threads, which come after it or before. Raises DatabaseDamaged, and OperationalError
+    when its turn does not come or it cannot be committed.
+
+    One that is not durable survives the death of this process at once, and a power cut only when a
+    durable one has followed, which flushes the log with both: for what nobody is told yet. Inside
+    another transaction it is as durable as that one.
     """
     if database.damage:
         raise DatabaseDamaged(
             "The server's database is damaged and takes no changes; it must be restored from a "
             "backup"
         )
-    if not _write_lock.acquire(timeout=_TURN_TIMEOUT_SECONDS):
-        raise OperationalError("database is locked")
-    try:
-        with database.atomic("IMMEDIATE"):
-            yield
-    finally:
-        _write_lock.release()
+    is_inside = database.in_transaction()
+    with database.atomic() if is_inside else database.write(is_durable=is_durable):
+        yield
 
 
 class PreparedSelect:
     """A select whose SQL is rendered once, for statements that every request needs.
 
-    Peewee takes some 250 us to write the SQL of a query that SQLite answers in 6. The values in the
-    query only hold the places of those that `find` gets, in the order in which they stand.
+    Peewee takes some 250 us to write the SQL of a query that SQLite answers in 6, and some 80 to
+    find out what its columns are. The values in the query only hold the places of those that `find`
+    gets, in the order in which they stand. What is selected are columns of the query's own model,
+    and others by an alias.
     """
 
     def __init__(self, query: ModelSelect) -> None:
@@ -357,9 +464,57 @@ class PreparedSelect:
         sql: str = self._query.sql()[0]
         return sql
 
+    @cached_property
+    def _columns(self) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+        """Name and reader of each column."""
+        return tuple((one.name, one.unwrap().python_value) for one in self._query.selected_columns)
+
     def find(self, *values: object) -> Any:
         """Return the first row as a model, or None."""
-        return next(iter(list(self._query.model.raw(self._sql, *values))), None)
+        # All rows, or the statement would pin the write-ahead log until it is collected.
+        rows = database.execute_sql(self._sql, values).fetchall()
+        if not rows:
+            return None
+        pairs = zip(self._columns, rows[0], strict=True)
+        # As Peewee makes the models of a select: what was not selected has no default either.
+        return self._query.model(
+            __no_default__=1, **{name: read(value) for (name, read), value in pairs}
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a `PreparedWrite` a value goes, and how it is written."""
+
+    name: str
+    write: Callable[[Any], Any]
+
+
+def blank(field: Field, name: str = "") -> Value:
+    """Stand in a `PreparedWrite` for a value of a field that comes later; named as it, or so."""
+    return Value(_Place(name or field.name, field.db_value), converter=False, unpack=False)
+
+
+def blanks(*fields: Field) -> dict[Field, Value]:
+    """Return a blank for each of these fields, as `insert` and `update` take them."""
+    return {field: blank(field) for field in fields}
+
+
+class PreparedWrite:
+    """An insert or update whose SQL is rendered once; every value in it is a `blank`."""
+
+    def __init__(self, query: ModelInsert | ModelUpdate) -> None:
+        self._query = query
+
+    @cached_property
+    def _rendered(self) -> tuple[str, list[_Place]]:
+        sql, places = self._query.sql()
+        return sql, places
+
+    def run(self, **values: object) -> Any:
+        """Execute it with a value for each blank, by name; returns the cursor."""
+        sql, places = self._rendered
+        return database.execute_sql(sql, [one.write(values[one.name]) for one in places])
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -37,7 +37,10 @@ def make_dir_durable(path: Path, mode: int = 0o700) -> None:
     """Create a folder and its missing parents so that they survive a power cut."""
     missing = [p for p in (path, *path.parents) if not p.exists()]
     for folder in reversed(missing):
-        folder.mkdir(mode, exist_ok=True)
+        try:
+            folder.mkdir(mode)
+        except FileExistsError:
+            pass  # Another made it, and may have taken it away again, which `exist_ok` refuses.
         fsync_dir(folder.parent)
 
 

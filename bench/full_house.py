@@ -10,7 +10,6 @@ cancel under 1 s, log-in and lists under 2 s.
 
 import argparse
 import json
-import signal
 import statistics
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.execute import Client, deploy_agent, sign_up, start_server
+from bench.servers import Client, deploy_agent, serving
 
 SOURCE = "import time\ndef handle(payload):\n    time.sleep(payload['seconds'])\n"
 MANIFEST = "name: sleeper\nentrypoint: main:handle\nlimits: {timeout_seconds: 300}\n"
@@ -32,10 +31,9 @@ Times = dict[str, list[float]]
 class House:
     """A server with an agent that sleeps, and those who call it."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, client: Client, url: str, folder: Path) -> None:
         self.url = url
-        self.client = Client(url)
-        sign_up(self.client)
+        self.client = client
         (folder / "main.py").write_text(SOURCE)
         (folder / "anymind.yaml").write_text(MANIFEST)
         self._path = f"/runtime/{deploy_agent(self.client, folder)}/execute"
@@ -91,22 +89,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=30)
     seconds = parser.parse_args().seconds
-    with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as folder:
-        server, url = start_server(data, LOGIN_RATE_LIMIT="off")
-        try:
-            house = House(url, Path(folder))
-            idle = measure_idle(house)
-            begun = house.fill(seconds + 60)
-            polls = [house.poll(one) for one in begun[:POLLS]]
-            full = measure(house, begun[POLLS:], seconds)
-            report(len(begun), idle, full)
-            for one in begun:
-                house.client.call("POST", f"/runtime/executions/{one}/cancel")
-            for poll in polls:
-                poll.join()
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
+    with (
+        tempfile.TemporaryDirectory() as data,
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(data), LOGIN_RATE_LIMIT="off") as (_server, client, url),
+    ):
+        house = House(client, url, Path(folder))
+        idle = measure_idle(house)
+        begun = house.fill(seconds + 60)
+        polls = [house.poll(one) for one in begun[:POLLS]]
+        full = measure(house, begun[POLLS:], seconds)
+        report(len(begun), idle, full)
+        for one in begun:
+            house.client.call("POST", f"/runtime/executions/{one}/cancel")
+        for poll in polls:
+            poll.join()
 
 
 def measure_idle(house: House) -> Times:

@@ -21,9 +21,9 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anymind_lite.clock import iso_format, utc_now
-from anymind_lite.database import database, open_database, write_transaction
+from anymind_lite.database import open_database
 from anymind_lite.services.retention import Keep, Retention
+from bench.writers import write_once as write_something_new
 from tests.many_rows import fill
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,8 +195,7 @@ def writes_until_set(ended: threading.Event) -> list[float]:
 def write_once() -> float:
     """Carry out one small transaction; return what it took, in milliseconds."""
     started = time.perf_counter()
-    with write_transaction():
-        database.execute_sql("UPDATE user SET full_name = ?", (iso_format(utc_now()),))
+    write_something_new()
     return (time.perf_counter() - started) * 1000
 
 

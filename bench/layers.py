@@ -12,60 +12,36 @@ zygote with eight runs is 64 MiB.
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench.execute import (
+from bench.clients import Request, take_turn
+from bench.figures import ratio, summarize, take_turns
+from bench.memory import pss_mib
+from bench.ours import heat_settings
+from bench.servers import (
     ROOT,
+    RUN_PY,
     Client,
+    bare_program,
     deploy_agent,
-    executor,
-    measure,
-    report,
-    sign_up,
-    start_server,
+    serving,
 )
 from tests.processes import children, descendants, pids_with_argument
 from tests.waiting import wait_for
 
 HELLO = ROOT / "examples" / "hello"
 SLEEP_SECONDS = 6
+WARM_UP_ROUNDS = 20
 SETTLE_SECONDS = 2  # what a run does before it sleeps
-
-LAUNCHER = """
-import sys
-sys.path.insert(0, {root!r})
-from pathlib import Path
-from anymind_lite.cli import main
-from anymind_lite.sandbox.in_server import supervisor
-
-supervisor._STUB_PATH = Path({stub!r})
-main()
-"""
-BARE_STUB = """
-import sys
-sys.path.insert(0, {root!r})
-from anymind_lite.sandbox.in_child import layers
-layers.LAYERS = ()
-from anymind_lite.sandbox.in_zygote import ground, stub
-
-def refuse(*_):
-    raise OSError(1, "refused by the measurement")
-
-ground.LAYERS = ()
-ground.probe = refuse
-ground.become_sandbox_user = lambda _: None
-ground.linux_landlock.why_not = ground.linux_seccomp.why_not = lambda: "refused"
-stub.main()
-"""
 
 
 @dataclass
@@ -92,8 +68,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (
-            serve(folder / "layers", ROOT / "run.py", arguments.runs) as layers,
-            serve(folder / "bare", write_bare_launcher(folder), arguments.runs) as bare,
+            serve(folder / "layers", RUN_PY, arguments.runs) as layers,
+            serve(folder / "bare", bare_program(folder), arguments.runs) as bare,
         ):
             check_ground(layers, bare)
             compare(arguments.rounds, layers, bare)
@@ -101,26 +77,12 @@ def main() -> None:
                 weigh(what, server, arguments.runs, folder / "sleeper")
 
 
-def write_bare_launcher(folder: Path) -> Path:
-    """Write what starts a server without layers; return its path."""
-    launcher, stub = folder / "launcher.py", folder / "stub.py"
-    stub.write_text(BARE_STUB.format(root=str(ROOT)), encoding="utf-8")
-    launcher.write_text(LAUNCHER.format(root=str(ROOT), stub=str(stub)), encoding="utf-8")
-    return launcher
-
-
 @contextmanager
-def serve(data: Path, launcher: Path, runs: int) -> Iterator[Server]:
+def serve(data: Path, program: Sequence[str], runs: int) -> Iterator[Server]:
     """Run a server that may run so many executions at once, whatever its walls."""
-    settings = {"MIN_TIER": "C", "WORKER_CONCURRENCY": str(runs)}
-    process, url = start_server(str(data), launcher, **settings)
-    try:
-        client = Client(url)
-        sign_up(client)
+    settings = {"MIN_TIER": "C", "WORKER_CONCURRENCY": str(runs), **heat_settings("cold")}
+    with serving(data, program=program, **settings) as (process, client, url):
         yield Server(process, url, client)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
 
 
 def check_ground(layers: Server, bare: Server) -> None:
@@ -132,12 +94,27 @@ def check_ground(layers: Server, bare: Server) -> None:
 
 
 def compare(rounds: int, layers: Server, bare: Server) -> None:
-    """Time executions of hello on both, in turn."""
-    subjects = {
-        name: executor(server.client, deploy_agent(server.client, HELLO))
+    """Time executions of hello on both, in turn, and print the medians and their ratio."""
+    takers = {
+        name: partial(take_turn, hello_request(server), clients=1, seconds=0)
         for name, server in (("layers", layers), ("bare", bare))
     }
-    report(measure(rounds, subjects))
+    turns = take_turns(takers, rounds=rounds, warm_up=WARM_UP_ROUNDS)
+    cells = [summarize(name, "hello", 1, each) for name, each in turns.items()]
+    for cell in cells:
+        print(f"{cell.contender:10} median {cell.p50_ms:7.2f} ms   p99 {cell.p99_ms:7.2f} ms")
+    print(f"layers / bare: {ratio(cells[0].p50_ms, cells[1].p50_ms):.2f}")
+
+
+def hello_request(server: Server) -> Request:
+    """Deploy examples/hello; return what executes it once."""
+    agent_id = deploy_agent(server.client, HELLO)
+    return Request.post(
+        f"{server.url}/api/v1/runtime/{agent_id}/execute",
+        b'{"payload": {"input": "Ada"}}',
+        expected=b'"completed"',
+        headers={"X-API-Key": server.client.headers["X-API-Key"]},
+    )
 
 
 def weigh(what: str, server: Server, runs: int, folder: Path) -> None:
@@ -182,17 +159,6 @@ def start_execution(server: Server, agent_id: int) -> threading.Thread:
     thread = threading.Thread(target=client.call, args=("POST", path, body))
     thread.start()
     return thread
-
-
-def pss_mib(pids: set[int]) -> float:
-    """Return the memory of processes, what several share being divided among all that do."""
-    return sum(map(pss_kib, pids)) / 1024
-
-
-def pss_kib(pid: int) -> int:
-    """Return one process's proportional set size. Raises PermissionError."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    return int(text.split("\nPss:", 1)[1].split()[0])
 
 
 if __name__ == "__main__":

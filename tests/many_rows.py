@@ -10,8 +10,8 @@ AGENTS = 10
 _SECONDS_BETWEEN = 60
 
 
-def fill(path: Path, *, executions: int = 0, queued: int = 0) -> str:
-    """Make a database at `path`; return an API key of its one user.
+def fill(path: Path, *, executions: int = 0, queued: int = 0, keys: int = 1) -> str:
+    """Make a database at `path`; return an API key of its one user, who has so many.
 
     The executions are of ten agents in turn, one a minute up to now, so that a million reach two
     years back. Each of the queued versions has an agent of its own, and no artifact. Nothing of it
@@ -22,6 +22,7 @@ def fill(path: Path, *, executions: int = 0, queued: int = 0) -> str:
         opened.execute_sql("PRAGMA synchronous = OFF")
         with opened.atomic():
             key = _add_user(opened)
+            _add_keys(opened, keys - 1)
             _add_agents(opened)
             _add_executions(opened, executions)
             _add_queued(opened, queued)
@@ -43,6 +44,18 @@ def _add_user(opened: ServerDatabase) -> str:
         (made.prefix, made.key_hash, now),
     )
     return made.key
+
+
+def _add_keys(opened: ServerDatabase, count: int) -> None:
+    opened.execute_sql(
+        """
+        WITH RECURSIVE numbers (i) AS (SELECT 1 WHERE ? > 0
+            UNION ALL SELECT i + 1 FROM numbers WHERE i < ?)
+        INSERT INTO api_key (user_id, name, key_prefix, key_hash, is_active, created_at)
+        SELECT 1, 'key', '-', lower(hex(randomblob(32))), 1, ? FROM numbers
+        """,
+        (count, count, iso_format(utc_now())),
+    )
 
 
 def _add_agents(opened: ServerDatabase) -> None:

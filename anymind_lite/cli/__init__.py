@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed with a message that names the cause, 2 wrong usage,
 could not be set up (run.py).
 """
 
+import gc
 import importlib
 import sys
 
@@ -21,6 +22,7 @@ _COMMANDS = {
     "config": ("show_config", "Show every setting, its value and where it came from."),
     "doctor": ("doctor", "Show what this machine's sandbox can do."),
     "test": ("run_tests", "Run the tests of Anymind Lite itself."),
+    "bench": ("run_bench", "Measure it beside what it is compared with."),
 }
 
 
@@ -56,6 +58,9 @@ def _group() -> None:
 
 def main() -> None:
     """Run the command line; errors with a known cause are one message and exit code 1."""
+    # What is imported stays: looking for garbage in it is a tenth of a start. Commands that go on
+    # for long enable it when they have begun.
+    gc.disable()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:

@@ -30,6 +30,7 @@ from waitress.server import TcpWSGIServer
 
 from anymind_lite.cli._http_answers import AnswerRoom, bytes_in_files
 from anymind_lite.cli._http_requests import BodyRoom, JsonErrorTask, Refused, Request, no_room
+from anymind_lite.cli._http_threads import Threads
 from anymind_lite.database import is_disk_full
 from anymind_lite.routes._bodies import BodyRules
 
@@ -344,6 +345,7 @@ class Server(TcpWSGIServer):
         listener: socket.socket,
         adjustments: Adjustments,
         *,
+        threads: Threads,
         connections: dict[int, Any],
         patience: Patience,
         rules: BodyRules,
@@ -370,6 +372,7 @@ class Server(TcpWSGIServer):
             app,
             connections,
             _sock=listener,
+            dispatcher=threads,
             adj=adjustments,
             bind_socket=False,
             sockinfo=where,

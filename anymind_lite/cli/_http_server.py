@@ -1,6 +1,5 @@
 """waitress, as this product needs it: its own socket, patience with bounds, an orderly end."""
 
-import contextlib
 import errno
 import http.client
 import resource
@@ -16,6 +15,7 @@ from waitress.adjustments import Adjustments
 from anymind_lite.app import headers_for
 from anymind_lite.cli._http_connections import Patience, Server
 from anymind_lite.cli._http_requests import IN_MEMORY_BYTES, BodyRoom
+from anymind_lite.cli._http_threads import Threads
 from anymind_lite.config import Settings
 from anymind_lite.errors import StartupError
 from anymind_lite.routes._bodies import BodyRules
@@ -30,7 +30,6 @@ _LEAST_CONNECTIONS = 16
 _DESCRIPTORS_PER_CONNECTION = 2  # a large body, or an answer that is not read, is a file
 _DESCRIPTORS_PER_THREAD = 2  # the database and its log
 _RESERVED_DESCRIPTORS = 100  # running agents, builds, the reader, logs
-_ENOUGH_DESCRIPTORS = 10_240  # where the hard limit is none; macOS takes no more (OPEN_MAX)
 # waitress keeps what a client does not read in a file. Over this it stops the thread that answers,
 # and a few slow readers of long lists would take them all. (test_slow_readers_hold_no_thread)
 _MOST_UNSENT_BYTES = 4 * 1024 * _MEGABYTE
@@ -51,10 +50,12 @@ class HttpServer:
         self._socket = _bind(settings.server_host, settings.server_port)
         self._map: dict[int, Any] = {}
         rules = BodyRules.of(settings)
+        adjustments = _adjustments(settings, rules)
         self._server = Server(
             app,
             self._socket,
-            _adjustments(settings, rules),
+            adjustments,
+            threads=Threads(first=_SPARE_THREADS, most=adjustments.threads),
             connections=self._map,
             patience=patience or Patience(),
             rules=rules,
@@ -127,14 +128,6 @@ class HttpServer:
             # Noted first, then the loop is woken: one that was awake has done it by then, and what
             # would have woken it may be closed.
             pass
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process open as many files as it may: the soft limit is often 1,024, or 256."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _ENOUGH_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    with contextlib.suppress(OSError, ValueError):  # fewer connections, then
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _adjustments(settings: Settings, rules: BodyRules) -> Adjustments:

@@ -1,5 +1,6 @@
 """`backup`: one file with everything that a server must not lose."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def command(file: str, data: str | None) -> None:
     """
     settings = _settings.load({"DATA_DIR": _settings.absolute(data)}).settings
     from anymind_lite.services.backups import make_backup
+
+    gc.enable()
 
     target = Path(file).absolute()
     backup = make_backup(settings, target)

@@ -8,17 +8,19 @@ import tarfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from anymind_lite.cli import _settings
 from anymind_lite.cli._client import ApiClient, ApiError
-from anymind_lite.cli._http_server import HttpServer, is_port_free
 from anymind_lite.config import Settings
 from anymind_lite.errors import AnymindError, StartupError
 from anymind_lite.files import write_durable
-from anymind_lite.sandbox.protocol import Ground
+
+if TYPE_CHECKING:
+    from anymind_lite.cli._http_server import HttpServer
+    from anymind_lite.sandbox.protocol import Ground
 
 _EXAMPLE = "text_analyser"
 _PORTS_TRIED = 50
@@ -69,7 +71,7 @@ def command(no_serve: bool, as_json: bool, port: int | None, data: str | None) -
     _settings.set_up_logging("WARNING")
     from anymind_lite.cli._running import run_server
 
-    def demonstrate(server: HttpServer, backend: Any) -> bool:
+    def demonstrate(server: "HttpServer", backend: Any) -> bool:
         if backend.sandbox.refusal:
             raise QuickstartFailed(backend.sandbox.refusal)
         shown = _demonstrate(server.url, settings.data_dir / "quickstart.json")
@@ -85,6 +87,8 @@ def command(no_serve: bool, as_json: bool, port: int | None, data: str | None) -
 
 
 def _free_port(settings: Settings) -> int:
+    from anymind_lite.cli._http_server import is_port_free
+
     first = settings.server_port
     for port in range(first, min(first + _PORTS_TRIED, 65536)):
         if port == 0 or is_port_free(settings.server_host, port):
@@ -189,7 +193,7 @@ def _wait_for_build(client: ApiClient, agent_id: int, version_id: int) -> None:
     raise QuickstartFailed(f"The build did not end within {_BUILD_SECONDS:g} seconds")
 
 
-def _report(shown: Demonstration, url: str, settings: Settings, ground: Ground) -> list[str]:
+def _report(shown: Demonstration, url: str, settings: Settings, ground: "Ground") -> list[str]:
     """Write what was done and what to type next, in at most 20 lines."""
     account, agent_id = shown.account, shown.agent_id
     kept = settings.data_dir / "quickstart.json"

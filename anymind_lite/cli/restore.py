@@ -1,5 +1,6 @@
 """`restore`: a backup put into a data folder that holds nothing yet."""
 
+import gc
 from pathlib import Path
 
 import click
@@ -19,6 +20,8 @@ def command(file: str, data: str | None) -> None:
     settings = _settings.load({"DATA_DIR": _settings.absolute(data)}).settings
     from anymind_lite.backend import InstanceLock
     from anymind_lite.services.restores import restore_backup
+
+    gc.enable()
 
     lock = InstanceLock(settings.run_path / "server.lock")
     contents = restore_backup(Path(file).absolute(), settings, lock=lock)

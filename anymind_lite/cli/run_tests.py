@@ -1,5 +1,6 @@
 """`test`: the tests of Anymind Lite itself."""
 
+import gc
 import os
 import sys
 
@@ -15,6 +16,7 @@ def command(run_all: bool, pytest_args: tuple[str, ...]) -> None:
     """Run the tests of Anymind Lite; further arguments go to pytest."""
     import pytest
 
+    gc.enable()
     selection = [] if run_all else ["-m", "not slow and not hostile and not faults"]
     # From wherever it was typed: pytest would collect the tests of the folder that it stands in.
     os.chdir(_settings.PROJECT_DIR)

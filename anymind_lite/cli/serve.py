@@ -1,9 +1,13 @@
 """`serve`: the server in the foreground."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from anymind_lite.cli import _settings
-from anymind_lite.cli._http_server import HttpServer
+
+if TYPE_CHECKING:
+    from anymind_lite.cli._http_server import HttpServer
 
 
 @click.command("serve")
@@ -18,7 +22,7 @@ def command(host: str | None, port: int | None, data: str | None) -> None:
     _settings.set_up_logging("DEBUG" if loaded.settings.debug else loaded.settings.log_level)
     from anymind_lite.cli._running import run_server
 
-    def announce(server: HttpServer, _backend: object) -> bool:
+    def announce(server: "HttpServer", _backend: object) -> bool:
         click.echo(f"Serving at {server.url} (API documentation: {server.url}/docs)")
         return True
 

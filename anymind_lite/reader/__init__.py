@@ -2,9 +2,10 @@
 
 Theory of operation. Archives and manifests are read by zlib, PyYAML and readers of our own. Should
 one of them have a hole, whoever uploads could run code where it is read; so that is not the server.
-The server starts one small process ahead, the **reader**: it imports all that reading needs, holds
-no secret, and never sees an upload's byte. For each **reading** it forks twice: a **guard**, which
-keeps the deadline, and the fork that confines itself and then reads.
+With the first upload the server starts one small process, the **reader**: it imports all that
+reading needs, holds no secret, and never sees an upload's byte. It is ended when idle. For each
+**reading** it forks twice: a **guard**, which keeps the deadline, and the fork that confines itself
+and then reads.
 
     server process                 reader               guard               reading (one each)
     Reader.unpack() --control----> waits --fork-------> waits --fork------> walls; the archive

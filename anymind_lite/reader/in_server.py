@@ -46,6 +46,7 @@ _READER_PATH = Path(__file__).parent / "in_reader.py"
 _READ_BYTES = 1 << 16
 _SEND_SECONDS = 5.0
 _STOP_SECONDS = 5.0
+_IDLE_SECONDS = 300.0
 # The guard keeps the deadline; this much later the server takes the whole reader for broken.
 _GUARD_GRACE_SECONDS = 10.0
 # Time for the fixed part, and for each byte at the pace of a bad SD card and a small processor.
@@ -107,6 +108,7 @@ class Reader:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._readings: set[_Reading] = set()
+        self._idle_at = 0.0
         self._is_stopping = True
 
     @property
@@ -115,10 +117,20 @@ class Reader:
         return self._limits.max_bytes
 
     def start(self) -> None:
-        """Start the process ahead: until something is to be read it has all it needs."""
+        """Read from now on; the process begins with the first reading."""
         with self._lock:
             self._is_stopping = False
-            self._spawn()
+
+    def end_if_idle(self) -> None:
+        """End the process where nothing was read for a while; a later reading starts another.
+
+        Many servers see an upload a week, and it holds 10 MB.
+        """
+        with self._lock:
+            is_idle = not self._readings and time.monotonic() >= self._idle_at
+            if self._process is not None and is_idle:
+                self._retire()
+                logger.info("event=reader_ended reason=idle")
 
     def stop(self) -> None:
         """End every reading and the process; whoever waits for one hears that it is called off."""
@@ -216,6 +228,7 @@ class Reader:
         finally:
             with self._lock:
                 self._readings.remove(reading)
+                self._idle_at = time.monotonic() + _IDLE_SECONDS
         if reading.is_cancelled:
             raise ReadingCancelled
 

@@ -1,5 +1,6 @@
 """How views declare what they take and answer, and the OpenAPI document that follows from it."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,6 +102,35 @@ class DocumentedApi(Api):
     ERROR_SCHEMA = ErrorSchema
     DEFAULT_ERROR_RESPONSE_NAME = None
 
+    def __init__(self, app: Flask) -> None:
+        self._undocumented: list[ApiBlueprint] = []
+        self._documenting = threading.Lock()
+        super().__init__(app)
+
+    def register_blueprint(self, blueprint: ApiBlueprint) -> None:
+        """Register the views. What they declare goes into the document when one is asked for.
+
+        flask-smorest's own does both at once, which is a tenth of a start.
+        """
+        self._app.register_blueprint(blueprint)
+        self._undocumented.append(blueprint)
+
+    def _register_responses(self) -> None:
+        """Leave out, at a start, what is only for the document."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the document of all that is registered."""
+        with self._documenting:
+            super()._register_responses()
+            for blueprint in self._undocumented:
+                name = blueprint.name
+                blueprint.register_views_in_doc(
+                    self, self._app, self.spec, name=name, parameters=None
+                )
+                self.spec.tag({"name": name, "description": blueprint.description})
+            self._undocumented.clear()
+            return dict(self.spec.to_dict())
+
     def handle_http_exception(self, error: Exception) -> Response:
         """Answer as every other error is answered."""
         return answer_error(error)
@@ -116,7 +146,7 @@ def make_api(app: Flask, *, title: str, version: str) -> DocumentedApi:
 
 def build_document(api: DocumentedApi) -> dict[str, Any]:
     """Return the whole OpenAPI document, with what follows from the shape of an operation."""
-    document: dict[str, Any] = api.spec.to_dict()
+    document = api.document()
     document["info"]["description"] = _DESCRIPTION
     components = document.setdefault("components", {})
     components["securitySchemes"] = _SECURITY_SCHEMES

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 _MAX_LISTED_FILES = 20
+# Ends of a template that may be its own, and not what its code comes to in a run.
+_NO_VERDICT = {StopReason.SANDBOX_FAILURE, StopReason.KILLED_BY_SIGNAL}
 # A version that found no room is tried again when there is so much more.
 _MORE_ROOM_BYTES = 16 << 20
 
@@ -263,7 +265,7 @@ class Builder:
             if outcome.reason is StopReason.UNFIT:
                 log.add(f"Every run will import it again: {outcome.message}")
                 return replace(outcome, reason=StopReason.RETURNED)
-            if outcome.reason is not StopReason.SANDBOX_FAILURE:
+            if outcome.reason not in _NO_VERDICT:
                 return outcome
         return self._sandbox.run(job, key=key, is_wanted=self._is_wanted)
 

@@ -16,7 +16,14 @@ from typing import Any
 from peewee import DatabaseError, IntegrityError
 
 from anymind_lite.clock import utc_now
-from anymind_lite.database import PreparedSelect, is_locked, write_transaction
+from anymind_lite.database import (
+    PreparedSelect,
+    PreparedWrite,
+    blank,
+    blanks,
+    is_locked,
+    write_transaction,
+)
 from anymind_lite.errors import (
     BuildError,
     DatabaseDamaged,
@@ -52,6 +59,47 @@ logger = logging.getLogger(__name__)
 
 _EXECUTION_OF_USER = PreparedSelect(
     Execution.select().where(Execution.id == 0, Execution.user == 0)
+)
+_VERSION_BY_ID = PreparedSelect(AgentVersion.select().where(AgentVersion.id == 0))
+
+# What the row of an execution tells of its beginning, of any run that came to an end, and of one
+# that came to a child.
+_BEGINNING = (
+    Execution.agent,
+    Execution.agent_version,
+    Execution.user,
+    Execution.status,
+    Execution.input_data,
+    Execution.created_at,
+    Execution.started_at,
+    Execution.queue_ms,
+    Execution.updated_at,
+)
+_VERDICT = (
+    Execution.status,
+    Execution.output_data,
+    Execution.error_message,
+    Execution.error_code,
+    Execution.finished_at,
+    Execution.updated_at,
+)
+_TRACES = (
+    Execution.logs,
+    Execution.tier,
+    Execution.layers,
+    Execution.duration_ms,
+    Execution.cpu_ms,
+    Execution.max_rss_kb,
+    Execution.is_warm,
+    Execution.start_ms,
+    Execution.wall_ms,
+)
+_NO_TRACES = dict.fromkeys(field.name for field in _TRACES)
+_INSERT = PreparedWrite(Execution.insert(blanks(*_BEGINNING)))
+_FINISH = PreparedWrite(
+    Execution.update(blanks(*_VERDICT, *_TRACES)).where(
+        Execution.id == blank(Execution.id), Execution.status == blank(Execution.status, "old")
+    )
 )
 
 # What a database raises that cannot be written now: locked, full, failing, found damaged.
@@ -91,10 +139,10 @@ def execute_agent(
     try:
         _replay(user, request)  # before it is asked whether the agent can still run
         call = _Call(user, _runnable_version(user, agent_id), text, request)
-        execution = _execute(call, executor, patience_seconds)
+        execution_id = _execute(call, executor, patience_seconds)
     except _Replayed as replayed:
         return Made(replayed.execution, is_replay=True)
-    return Made(get_execution(user, execution.id))
+    return Made(get_execution(user, execution_id))
 
 
 class _Replayed(Exception):
@@ -112,42 +160,45 @@ def _replay(user: User, request: KeyedRequest | None) -> None:
         raise _Replayed(earlier)
 
 
-def _execute(call: _Call, executor: Executor, patience_seconds: float | None) -> Execution:
+def _execute(call: _Call, executor: Executor, patience_seconds: float | None) -> int:
     if patience_seconds is None:
         with executor.place(call.user, call.version) as place:
-            execution, has_slot = _begin(call, place)
-            _carry_out(execution, call, place, executor, has_slot=has_slot)
+            # Nobody is told before its end is written, unless the same may be asked for again.
+            is_durable = call.request is not None
+            execution_id, has_slot = _begin(call, place, is_durable=is_durable)
+            _carry_out(execution_id, call, place, executor, has_slot=has_slot)
     else:
-        execution = _begin_in_background(call, executor)
-        executor.wait_for_end(execution.id, patience_seconds)
-    return execution
+        execution_id = _begin_in_background(call, executor)
+        executor.wait_for_end(execution_id, patience_seconds)
+    return execution_id
 
 
-def _begin(call: _Call, place: Place) -> tuple[Execution, bool]:
-    """Insert the row; return it, and whether it has its slot."""
+def _begin(call: _Call, place: Place, *, is_durable: bool) -> tuple[int, bool]:
+    """Insert the row; return its id, and whether it has its slot."""
     # Asked once: another thread may hand the slot over while the row is written, and what the row
     # says is what must be done. (test_a_slot_that_comes_while_the_row_is_written)
     has_slot = place.reservation.has_slot
-    return _insert_execution(call, has_slot, claim=place.claim), has_slot
+    execution_id = _insert_execution(call, has_slot, claim=place.claim, is_durable=is_durable)
+    return execution_id, has_slot
 
 
-def _begin_in_background(call: _Call, executor: Executor) -> Execution:
+def _begin_in_background(call: _Call, executor: Executor) -> int:
     with ExitStack() as stack:
         place = stack.enter_context(executor.place(call.user, call.version))
-        execution, has_slot = _begin(call, place)
+        execution_id, has_slot = _begin(call, place, is_durable=True)
         carry_out = partial(
-            _carry_out, execution, call, place, executor, has_slot=has_slot, is_patient=True
+            _carry_out, execution_id, call, place, executor, has_slot=has_slot, is_patient=True
         )
         try:
             executor.in_background(carry_out, stack.pop_all())
         except Overloaded as exc:
-            _turn_away(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
+            _turn_away(execution_id, ErrorCode.SANDBOX_FAILURE, str(exc))
             raise
-    return execution
+    return execution_id
 
 
 def _carry_out(
-    execution: Execution,
+    execution_id: int,
     call: _Call,
     place: Place,
     executor: Executor,
@@ -159,15 +210,15 @@ def _carry_out(
 
     Raises Overloaded and EndNotWritten, neither if patient.
     """
-    if has_slot or _wait_for_slot(execution, place, is_patient=is_patient):
-        end = end_of(_run(execution, call, executor))
+    if has_slot or _wait_for_slot(execution_id, place, is_patient=is_patient):
+        end = end_of(_run(execution_id, call, executor))
         try:
-            finish_execution(execution.id, end)  # before the slot is free: a stop waits for it
+            finish_execution(execution_id, end)  # before the slot is free: a stop waits for it
         except _NOT_WRITTEN as exc:
-            logger.warning("event=end_kept execution_id=%d reason=%r", execution.id, str(exc))
-            executor.keep_end(execution.id, end)
+            logger.warning("event=end_kept execution_id=%d reason=%r", execution_id, str(exc))
+            executor.keep_end(execution_id, end)
             if not is_patient:
-                raise EndNotWritten(execution.id) from exc
+                raise EndNotWritten(execution_id) from exc
 
 
 def _json_text(value: Any) -> str:
@@ -181,20 +232,22 @@ def _runnable_version(user: User, agent_id: int) -> AgentVersion:
         raise InvalidInput("Agent is archived")
     version: AgentVersion | None = None
     if agent.current_version_id is not None:
-        version = AgentVersion.get_or_none(AgentVersion.id == agent.current_version_id)
+        version = _VERSION_BY_ID.find(agent.current_version_id)
     if version is None:
         raise InvalidInput("Agent has no ready version; upload an artifact and wait for its build")
     return version
 
 
-def _insert_execution(call: _Call, has_slot: bool, *, claim: Callable[[int], None]) -> Execution:
-    """Write the row, and claim its id before anybody else can see it."""
+def _insert_execution(
+    call: _Call, has_slot: bool, *, claim: Callable[[int], None], is_durable: bool
+) -> int:
+    """Write the row and return its id, claimed before anybody else can see it."""
     now = utc_now()
     status = ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING
     try:
-        with write_transaction():
+        with write_transaction(is_durable=is_durable):
             _replay(call.user, call.request)  # the same may have been asked for twice at once
-            execution: Execution = Execution.create(
+            inserted = _INSERT.run(
                 agent=call.version.agent_id,
                 agent_version=call.version.id,
                 user=call.user.id,
@@ -205,46 +258,50 @@ def _insert_execution(call: _Call, has_slot: bool, *, claim: Callable[[int], Non
                 queue_ms=0.0 if has_slot else None,
                 updated_at=now,
             )
-            remember(call.user, call.request, execution_id=execution.id)
-            claim(execution.id)
+            execution_id = int(inserted.lastrowid)
+            remember(call.user, call.request, execution_id=execution_id)
+            claim(execution_id)
     except IntegrityError as exc:  # deleted since it was looked up: a foreign key fails
         raise NotFound("Agent not found") from exc
-    return execution
+    return execution_id
 
 
-def _wait_for_slot(execution: Execution, place: Place, *, is_patient: bool) -> bool:
+def _wait_for_slot(execution_id: int, place: Place, *, is_patient: bool) -> bool:
     """Wait in line; tells whether the execution may run now. Raises Overloaded, not if patient."""
     try:
         # Whoever cancels from here on ends the wait; whoever did before has closed the row.
-        has_slot = has_status(execution.id, ExecutionStatus.PENDING) and place.reservation.wait(
+        has_slot = has_status(execution_id, ExecutionStatus.PENDING) and place.reservation.wait(
             is_limited=not is_patient
         )
     except Overloaded as exc:
-        _turn_away(execution.id, ErrorCode.SANDBOX_FAILURE, str(exc))
+        _turn_away(execution_id, ErrorCode.SANDBOX_FAILURE, str(exc))
         raise
     if not has_slot:
         # Cancelled, which has closed the row already, or the server is going down.
-        _turn_away(execution.id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
+        _turn_away(execution_id, ErrorCode.SERVER_RESTARTED, "The server is shutting down.")
         return False
-    return mark_running(execution.id, queue_ms=place.age_ms)
+    return mark_running(execution_id, queue_ms=place.age_ms)
 
 
-def _run(execution: Execution, call: _Call, executor: Executor) -> Outcome:
+def _run(execution_id: int, call: _Call, executor: Executor) -> Outcome:
     try:
-        return executor.run(execution.id, call.version, call.payload_text.encode())
+        return executor.run(execution_id, call.version, call.payload_text.encode())
     except BuildError as exc:
         return Outcome(StopReason.SANDBOX_FAILURE, str(exc), "", 0)
     except ReadingCancelled:
         return Outcome(StopReason.SERVER_ENDED, INTERRUPTED, "", 0)
     except BaseException:
-        close_execution(execution.id, ErrorCode.SANDBOX_FAILURE, "The server failed to run it.")
+        close_execution(execution_id, ErrorCode.SANDBOX_FAILURE, "The server failed to run it.")
         raise
 
 
 def mark_running(execution_id: int, *, queue_ms: float | None = None) -> bool:
-    """pending -> running; tells whether it did, for it may have been cancelled."""
+    """pending -> running; tells whether it did, for it may have been cancelled.
+
+    Not durable: after a power cut recovery closes what is pending as it closes what is running.
+    """
     now = utc_now()
-    with write_transaction():
+    with write_transaction(is_durable=False):
         changed = (
             Execution.update(
                 status=ExecutionStatus.RUNNING,
@@ -261,11 +318,8 @@ def mark_running(execution_id: int, *, queue_ms: float | None = None) -> bool:
 def finish_execution(execution_id: int, end: End) -> bool:
     """running -> completed, failed or cancelled; False when it was finished otherwise before."""
     with write_transaction():
-        changed = (
-            Execution.update({**end.verdict, **end.traces})
-            .where(Execution.id == execution_id, Execution.status == ExecutionStatus.RUNNING)
-            .execute()
-        )
+        columns = {**_NO_TRACES, **end.traces, **end.verdict}
+        changed = _FINISH.run(id=execution_id, old=ExecutionStatus.RUNNING, **columns).rowcount
         if not changed:
             # A cancelled run keeps what it had printed, and what it used.
             Execution.update(end.traces).where(
@@ -340,6 +394,8 @@ def _error_code(reason: StopReason) -> ErrorCode | None:
             return ErrorCode.EXCEPTION
         case StopReason.SERVER_ENDED:
             return ErrorCode.SERVER_RESTARTED
+        case StopReason.UNFIT:  # said of templates, not of executions
+            return ErrorCode.SANDBOX_FAILURE
         case _:
             return ErrorCode(reason)
 
@@ -431,9 +487,7 @@ def poll_execution(
 
 def get_execution(user: User, execution_id: int) -> Execution:
     """Return the user's execution. Raises NotFound."""
-    execution: Execution | None = Execution.get_or_none(
-        Execution.id == execution_id, Execution.user == user.id
-    )
+    execution: Execution | None = _EXECUTION_OF_USER.find(execution_id, user.id)
     if execution is None:
         raise NotFound("Execution not found")
     return execution

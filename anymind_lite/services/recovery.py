@@ -120,8 +120,11 @@ def close_orphans(held: Container[int]) -> int:
 
 
 def _close_orphan(execution_id: int) -> bool:
-    logger.warning("event=execution_orphaned execution_id=%d", execution_id)
-    return close_execution(execution_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED)
+    # It may have ended, and been let go, since the rows were read: then there is nothing to tell.
+    is_closed = close_execution(execution_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED)
+    if is_closed:
+        logger.warning("event=execution_orphaned execution_id=%d", execution_id)
+    return is_closed
 
 
 def _requeue(version: AgentVersion) -> bool:

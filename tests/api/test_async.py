@@ -4,7 +4,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +12,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from anymind_lite.backend import Backend
+from anymind_lite.database import write_transaction
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import AgentVersion, Execution, User
+from anymind_lite.models import AgentVersion, User
 from anymind_lite.routes._prefer import read_preference
 from anymind_lite.services import executions
 from anymind_lite.services.executor import LONG_POLLS, Place
@@ -314,7 +315,7 @@ def test_row_is_held_before_anybody_can_see_it(
     seen: list[int] = []
     insert = executions._insert_execution
 
-    def watched(*arguments: Any, claim: Any, **named: Any) -> Execution:
+    def watched(*arguments: Any, claim: Any, **named: Any) -> int:
         def claim_and_look(execution_id: int) -> None:
             claim(execution_id)
             assert execution_id in backend.executor.held
@@ -329,6 +330,31 @@ def test_row_is_held_before_anybody_can_see_it(
     row = body_of(execute(client, alice, echo), 201)
     assert (row["status"], seen) == ("completed", [])
     assert row["id"] not in backend.executor.held
+
+
+@pytest.mark.parametrize(
+    ("headers", "begins_durably"),
+    [({}, False), ({"Idempotency-Key": "flushed"}, True), (ASYNC, True)],
+    ids=["waits for the answer", "may ask again", "is answered early"],
+)
+def test_beginning_is_flushed_where_somebody_relies_on_it(
+    client: FlaskClient,
+    alice: Person,
+    echo: int,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str],
+    begins_durably: bool,
+) -> None:
+    seen: list[bool] = []
+
+    def watched(*, is_durable: bool = True) -> AbstractContextManager[None]:
+        seen.append(is_durable)
+        return write_transaction(is_durable=is_durable)
+
+    monkeypatch.setattr(executions, "write_transaction", watched)
+    execution_id = int(execute(client, alice, echo, **headers).get_json()["id"])
+    assert get(client, alice, execution_id, wait="30")["status"] == "completed"
+    assert seen == [begins_durably, True]
 
 
 def test_claim_of_an_insert_that_failed_does_not_end_its_successors(

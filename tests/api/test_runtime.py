@@ -378,7 +378,7 @@ def test_a_slot_that_comes_while_the_row_is_written(
     holders = [backend.executor.slots.reserve() for _ in range(backend.settings.worker_concurrency)]
     insert = executions._insert_execution
 
-    def insert_then_free(*arguments: Any, **named: Any) -> Execution:
+    def insert_then_free(*arguments: Any, **named: Any) -> int:
         row = insert(*arguments, **named)
         with holders.pop():
             pass

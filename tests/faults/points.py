@@ -137,7 +137,7 @@ START = {
     "a timer runs": Point("after", f"{_BACKEND}._every"),
     "the backend runs": Point("after", f"{_BACKEND}.Backend.start"),
     "the port is bound": Point("after", f"{_P}.cli._http_server._bind"),
-    "the server serves": Point("after", f"{_P}.cli._running.HttpServer.start"),
+    "the server serves": Point("after", f"{_P}.cli._http_server.HttpServer.start"),
 }
 
 # Of a folder that is new.

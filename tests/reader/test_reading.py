@@ -16,11 +16,12 @@ import pytest
 from anymind_lite.archive import ArchiveLimits
 from anymind_lite.errors import BuildError
 from anymind_lite.manifest import load_manifest
+from anymind_lite.reader import in_server
 from anymind_lite.reader.in_server import Reader, ReaderFailed, ReadingCancelled
 from anymind_lite.sandbox.in_child.layers import linux_landlock, linux_seccomp
 from anymind_lite.sandbox.protocol import SANDBOX_UID
 from tests.live_server import ROOT, pack
-from tests.processes import descendants, open_descriptors, pids_with_argument
+from tests.processes import children, descendants, open_descriptors, pids_with_argument
 from tests.reader.conftest import GOOD, Start, unpack
 from tests.unit import test_archive as archives
 from tests.unit import test_manifest as manifests
@@ -340,8 +341,8 @@ LASTING = "os.mkdir('begun', dir_fd=folder)\ntime.sleep(600)"
 @pytest.mark.parametrize("how", ["cancel", "stop"])
 def test_a_reading_is_called_off_with_its_process(start: Start, tmp_path: Path, how: str) -> None:
     reader = start(LASTING)
-    assert reader._process is not None
     thread, raised = reading_in_thread(reader, tmp_path / "code", key="mine")
+    assert reader._process is not None
     running = descendants(reader._process.pid)
     assert len(running) == 2
     reader.cancel("other")
@@ -360,8 +361,8 @@ def test_a_reading_that_is_not_wanted_any_more_never_begins(start: Start, tmp_pa
 
 def test_readings_that_lose_their_reader_fail_and_end(start: Start, tmp_path: Path) -> None:
     reader = start(LASTING)
-    assert reader._process is not None
     thread, raised = reading_in_thread(reader, tmp_path / "code")
+    assert reader._process is not None
     running = descendants(reader._process.pid)
     reader._process.kill()
     thread.join(DEADLINE_SECONDS)
@@ -392,6 +393,32 @@ unpack(reader, Path({str(code)!r}))
         process.wait()
     script = str(tmp_path / "taken_over.py")
     wait_for(lambda: not pids_with_argument(script), "the processes to end", 1)
+
+
+def test_the_process_is_there_only_while_there_are_uploads(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children(os.getpid())
+    reader = start()
+    assert children(os.getpid()) == before
+    unpack(reader, tmp_path / "0")
+    reader.end_if_idle()
+    assert len(children(os.getpid()) - before) == 1
+    monkeypatch.setattr(in_server, "_IDLE_SECONDS", 0.0)
+    unpack(reader, tmp_path / "1")
+    reader.end_if_idle()
+    assert children(os.getpid()) == before
+    assert unpack(reader, tmp_path / "2").files
+
+
+def test_a_reading_in_progress_is_not_idle(start: Start, tmp_path: Path) -> None:
+    reader = start(LASTING)
+    thread, raised = reading_in_thread(reader, tmp_path / "code")
+    reader.end_if_idle()
+    assert thread.is_alive()
+    reader.stop()
+    thread.join(DEADLINE_SECONDS)
+    assert [type(exc) for exc in raised] == [ReadingCancelled]
 
 
 def test_readings_leave_no_descriptor_and_no_process(start: Start, tmp_path: Path) -> None:

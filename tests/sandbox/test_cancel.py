@@ -145,7 +145,7 @@ def test_cancel_in_a_grace_kills_at_once(either: Sandbox) -> None:
 
 def test_second_grace_changes_nothing(either: Sandbox) -> None:
     run, _pids = run_in_background(
-        either, stubborn("signal.signal(signal.SIGTERM, lambda *_: print('heard'))")
+        either, stubborn("signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'heard\\n'))")
     )
     for seconds in (1.0, LONG_SECONDS, LONG_SECONDS):
         assert either.supervisor.cancel("victim", grace_seconds=seconds)
@@ -240,7 +240,7 @@ ASKS_ITS_CHILD = """
         os._exit(0)
 
     def handle(payload):
-        signal.signal(signal.SIGTERM, lambda *_: print("the agent heard"))
+        signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"the agent heard\\n"))
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGTERM, end)
@@ -298,7 +298,7 @@ def test_whole_tree_ends_with_the_agent(
 
 
 def test_neighbours_hear_nothing(either: Sandbox) -> None:
-    source = stubborn("signal.signal(signal.SIGTERM, lambda *_: print('heard'))")
+    source = stubborn("signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'heard\\n'))")
     neighbour = Background(either, source, key="neighbour", **NO_HURRY)
     neighbour.wait_for_print("ready")
     run, _pids = run_in_background(either, CLEANS_UP)

@@ -52,30 +52,38 @@ class Normal:
 
 
 @pytest.fixture(scope="module")
-def normal(server: LiveServer) -> Normal:
-    api = server.api.new_user("neighbour")
+def cold_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server in which nothing is left when nothing runs: it keeps no version imported."""
+    settings = {"EXECUTION_TIMEOUT_SECONDS": "2", "WARM_MEMORY_MB": "0"}
+    with LiveServer(tmp_path_factory.mktemp("cold") / "data", settings=settings) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def normal(cold_server: LiveServer) -> Normal:
+    api = cold_server.api.new_user("neighbour")
     return Normal(api, api.deploy(pack_agent(NORMAL), "normal"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_agent_fails_clearly_and_leaves_nothing(
-    server: LiveServer, normal: Normal, name: str
+    cold_server: LiveServer, normal: Normal, name: str
 ) -> None:
     body, message = HOSTILE[name]
     fails_and_leaves_nothing(
-        server, normal, pack_agent(f"def handle(payload):\n    {body}\n"), message
+        cold_server, normal, pack_agent(f"def handle(payload):\n    {body}\n"), message
     )
 
 
 def test_children_that_ignore_sigterm_end_with_their_agent(
-    server: LiveServer, normal: Normal
+    cold_server: LiveServer, normal: Normal
 ) -> None:
     if normal.api.call("GET", "/api/v1/system/sandbox").json["tier"] != "A":
         pytest.skip("processes are for agents in namespaces alone")
     manifest = "name: test\nentrypoint: main:handle\nsubprocess: true\n"
     source = f"def handle(payload):\n    {FORKING}\n"
     archive = pack_agent(source, **{"anymind.yaml": manifest})
-    fails_and_leaves_nothing(server, normal, archive, "ran longer than 2 s")
+    fails_and_leaves_nothing(cold_server, normal, archive, "ran longer than 2 s")
 
 
 def fails_and_leaves_nothing(
@@ -123,7 +131,8 @@ SLEEPER = (
 
 @pytest.fixture
 def busy_server(tmp_path: Path) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path / "data", settings={"WORKER_CONCURRENCY": "8"}) as live:
+    settings = {"WORKER_CONCURRENCY": "8", "WARM_MEMORY_MB": "0"}
+    with LiveServer(tmp_path / "data", settings=settings) as live:
         yield live
 
 

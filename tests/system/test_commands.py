@@ -40,7 +40,8 @@ def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 def test_without_a_command_it_shows_help() -> None:
     done = run()
     assert done.returncode == 0
-    for command in ("quickstart", "serve", "backup", "restore", "config", "doctor", "test"):
+    commands = ("quickstart", "serve", "backup", "restore", "config", "doctor", "test", "bench")
+    for command in commands:
         assert f"  {command} " in done.stdout
 
 
@@ -48,6 +49,13 @@ def test_an_unknown_command_is_named() -> None:
     done = run("sevre")
     assert done.returncode == 2
     assert "No such command 'sevre'" in done.stderr
+
+
+def test_bench_tells_its_own_options_and_refuses_others() -> None:
+    assert "--write-docs" in run("bench", "--help").stdout
+    done = run("bench", "--suite", "none")
+    assert done.returncode == 2
+    assert "executions" in done.stderr
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ def handle(payload):
         return pool.submit(bytearray, 10**10).result()
 """
 # A build has more CPU time than a second-long execution.
-FAILS_AT_THE_SECOND_IMPORT = """import resource
+# It leaves a file open, so that every run imports it again.
+FAILS_AT_THE_SECOND_IMPORT = """import resource; left = open(__file__)
 if resource.getrlimit(resource.RLIMIT_CPU)[0] == 2: raise ValueError('not today')
 def handle(payload): pass
 """

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ from anymind_lite import database as database_module
 from anymind_lite.database import (
     MIGRATIONS_DIR,
     PreparedSelect,
+    PreparedWrite,
     ServerDatabase,
+    blank,
+    blanks,
     copy_database,
     is_disk_full,
     open_database,
@@ -31,7 +35,7 @@ from anymind_lite.database import (
     write_transaction,
 )
 from anymind_lite.errors import DatabaseDamaged, StartupError
-from anymind_lite.models import Agent, User
+from anymind_lite.models import Agent, AgentStatus, User
 from tests.unit.conftest import Rows
 from tests.waiting import DEADLINE_SECONDS, wait_for
 
@@ -468,9 +472,15 @@ def full(database: ServerDatabase, rows: Rows) -> Iterator[ServerDatabase]:
     """A database that cannot grow by more than a few pages."""
     rows.user()
     pages = database.execute_sql("PRAGMA page_count").fetchone()[0]
-    database.execute_sql(f"PRAGMA max_page_count = {pages + 2}")
+    let_grow(database, pages + 2)
     yield database
-    database.execute_sql("PRAGMA max_page_count = 1000000")
+    let_grow(database, 1_000_000)
+
+
+def let_grow(database: ServerDatabase, pages: int) -> None:
+    """Bound the file for the connection that writes."""
+    with write_transaction():
+        database.execute_sql(f"PRAGMA max_page_count = {pages}").fetchall()
 
 
 def write_much() -> None:
@@ -491,7 +501,7 @@ class TestDiskFull:
     def test_writing_goes_on_when_there_is_room_again(self, full: ServerDatabase) -> None:
         with pytest.raises(DatabaseError):
             write_much()
-        full.execute_sql("PRAGMA max_page_count = 1000000")
+        let_grow(full, 1_000_000)
         write_much()
         assert User.select().count() == 101
 
@@ -523,6 +533,66 @@ class TestDiskFull:
         assert not is_disk_full(one)
 
 
+class TestDurability:
+    """Whether a commit waits for the disk is a property of the transaction, of no other."""
+
+    @staticmethod
+    def is_flushed(database: ServerDatabase) -> bool:
+        return bool(database.execute_sql("PRAGMA synchronous").fetchone()[0] == 2)
+
+    def test_only_what_says_so_is_not_flushed(self, database: ServerDatabase) -> None:
+        seen = []
+        for is_durable in (True, False, True, False, False, True):
+            with write_transaction(is_durable=is_durable):
+                seen.append(self.is_flushed(database))
+            assert self.is_flushed(database)
+        assert seen == [True, False, True, False, False, True]
+
+    def test_inside_another_it_is_as_durable_as_that(self, database: ServerDatabase) -> None:
+        with write_transaction(), write_transaction(is_durable=False):
+            assert self.is_flushed(database)
+        assert self.is_flushed(database)
+
+    def test_failure_leaves_the_next_one_durable(self, database: ServerDatabase) -> None:
+        with pytest.raises(RuntimeError), write_transaction(is_durable=False):
+            raise RuntimeError
+        with write_transaction():
+            assert self.is_flushed(database)
+
+    def test_lock_of_another_program_leaves_the_next_one_durable(
+        self, database: ServerDatabase, tmp_path: Path
+    ) -> None:
+        database.timeout = 0.01
+        with closing(sqlite3.connect(tmp_path / "anymind.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(OperationalError), write_transaction(is_durable=False):
+                pass
+        with write_transaction():
+            assert self.is_flushed(database)
+
+    def test_what_was_not_flushed_survives_the_death_of_the_process(self, tmp_path: Path) -> None:
+        path = tmp_path / "killed.sqlite3"
+        killed = subprocess.run([sys.executable, "-c", UNFLUSHED, path], cwd=ROOT, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        with closing(open_to_read(path)) as connection:
+            assert connection.execute("SELECT email FROM user").fetchall() == [("a@b.c",)]
+
+
+# Commits without a flush, and kills itself at once.
+UNFLUSHED = """
+import os, signal, sys
+from pathlib import Path
+from anymind_lite.clock import utc_now
+from anymind_lite.database import open_database, write_transaction
+from anymind_lite.models import User
+
+open_database(Path(sys.argv[1]))
+with write_transaction(is_durable=False):
+    User.create(email="a@b.c", username="a", password_hash="x", created_at=utc_now())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 class TestPreparedSelect:
     def test_finds_what_the_query_finds(self, rows: Rows) -> None:
         agents = [rows.agent(name=f"agent {number}") for number in range(3)]
@@ -535,10 +605,65 @@ class TestPreparedSelect:
         assert prepared.find(agents[0].id, agents[1].user_id) is None
         assert prepared.find(0, 0) is None
 
+    def test_gives_what_is_selected_under_another_name(self, rows: Rows) -> None:
+        agent = rows.agent()
+        query = User.select(User.id, Agent.id.alias("agent_id"), Agent.created_at.alias("made_at"))
+        found = PreparedSelect(query.join(Agent).where(Agent.id == 0)).find(agent.id)
+        assert (found.id, found.agent_id) == (agent.user_id, agent.id)
+        assert found.made_at == Agent.get_by_id(agent.id).created_at
+        assert found.email is None
+
     def test_values_are_never_part_of_the_sql(self, rows: Rows) -> None:
         rows.user()
         prepared = PreparedSelect(User.select().where(User.email == ""))
         assert prepared.find("' OR 1=1 --") is None
+
+
+class TestPreparedWrite:
+    """What is rendered once writes what Peewee would, whatever the order of the columns."""
+
+    NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+
+    def test_writes_what_the_query_would(self, rows: Rows) -> None:
+        agent = rows.agent()
+        fields = (Agent.user, Agent.name, Agent.status, Agent.created_at, Agent.updated_at)
+        insert = PreparedWrite(Agent.insert(blanks(*fields)))
+        values = {"user": agent.user_id, "name": "b", "status": AgentStatus.READY}
+        times = {"created_at": self.NOW, "updated_at": self.NOW}
+        with write_transaction():
+            made = Agent.get_by_id(insert.run(**times, **values).lastrowid)
+            expected = Agent.create(**values, **times)
+        expected = Agent.get_by_id(expected.id)
+        assert made.__data__ | {"id": 0} == expected.__data__ | {"id": 0}
+
+    def test_update_counts_and_changes_the_rows_that_it_meets(self, rows: Rows) -> None:
+        agents = [rows.agent(), rows.agent()]
+        rename = PreparedWrite(
+            Agent.update(
+                {Agent.name: blank(Agent.name), Agent.updated_at: blank(Agent.updated_at)}
+            ).where(Agent.name == blank(Agent.name, "old"), Agent.id == blank(Agent.id))
+        )
+        old = agents[0].name
+        with write_transaction():
+            met = rename.run(id=agents[0].id, old=old, name="new", updated_at=self.NOW)
+            missed = rename.run(id=agents[1].id, old="other", name="newer", updated_at=self.NOW)
+        assert (met.rowcount, missed.rowcount) == (1, 0)
+        found = [Agent.get_by_id(agent.id) for agent in agents]
+        assert [each.name for each in found] == ["new", agents[1].name]
+        assert found[0].updated_at == self.NOW
+
+    def test_values_are_never_part_of_the_sql(self, rows: Rows) -> None:
+        agent = rows.agent()
+        rename = PreparedWrite(Agent.update({Agent.name: blank(Agent.name)}))
+        for name in ("' OR 1=1 --", "?", "it's"):
+            with write_transaction():
+                rename.run(name=name)
+            assert Agent.get_by_id(agent.id).name == name
+
+    def test_value_that_is_missing_is_an_error(self, rows: Rows) -> None:
+        rename = PreparedWrite(Agent.update({Agent.name: blank(Agent.name)}))
+        with pytest.raises(KeyError, match="name"):
+            rename.run()
 
 
 def spoil_page_of(path: Path, mark: bytes) -> None:

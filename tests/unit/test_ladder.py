@@ -28,7 +28,7 @@ LADDER = (
         "sandbox.protocol",
     ),
     ("setting_kinds", "files", "strict_json", "sandbox.policy"),
-    ("errors", "clock"),
+    ("errors", "clock", "group_commit"),
 )
 
 # In the sandbox the rungs are processes: what runs in the child knows nothing of the others.
@@ -53,8 +53,6 @@ OWNERS = {
     "flask": ("app", "routes"),
     "flask_smorest": ("routes",),
     "flask_cors": ("app",),
-    "flask_limiter": ("routes",),
-    "limits": ("routes",),
     "marshmallow": ("routes",),
     "huey": ("tasks",),
     "waitress": ("cli",),

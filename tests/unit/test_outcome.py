@@ -141,6 +141,7 @@ def test_success_is_believed_only_in_the_words_of_what_was_asked(
     asked = {
         Mode.EXECUTE: ReportKind.RETURNED,
         Mode.VALIDATE: ReportKind.VALIDATED,
+        Mode.TEMPLATE: ReportKind.VALIDATED,
         Mode.PROBE: ReportKind.PROBED,
     }
     outcome = judge({"kind": kind, "result": {}}, mode)

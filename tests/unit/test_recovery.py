@@ -80,7 +80,7 @@ class TestExecutions:
         assert close_orphans({held.id}) == 0
 
     def test_one_that_begins_or_ends_while_recovery_looks_is_left_alone(
-        self, rows: Rows, agent: Agent
+        self, rows: Rows, agent: Agent, caplog: pytest.LogCaptureFixture
     ) -> None:
         version = rows.version(agent, status="ready")
         begun, ended = [rows.execution(version, status="running") for _ in range(2)]
@@ -96,6 +96,7 @@ class TestExecutions:
         assert close_orphans(Held()) == 0
         assert values_of(begun, "status") == ("running",)
         assert values_of(ended, "status", "error_code") == ("completed", None)
+        assert "execution_orphaned" not in caplog.text
 
 
 class TestBuilds:

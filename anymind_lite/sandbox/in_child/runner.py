@@ -8,6 +8,7 @@ import errno
 import importlib
 import inspect
 import json
+import mmap
 import os
 import sys
 import traceback
@@ -27,8 +28,9 @@ from anymind_lite.sandbox.protocol import (
 )
 
 _MAX_TEXT = 2000
-# Given back when memory runs out: to say so takes some.
-_reserve = [bytearray(2 << 20)]
+# Given back when memory runs out: to say so takes some. It counts as data and, as nobody writes to
+# it, takes no memory.
+_reserve = [mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)]
 
 # Agent code shares the modules and may have replaced what stands in them.
 _dumps, _loads, _pack, _write = json.dumps, json.loads, HEADER.pack, os.write
@@ -225,7 +227,8 @@ def _guarded(job: Job, action: Callable[[], Any], kind: ReportKind = ReportKind.
 
 
 def _out_of_memory() -> _Failed:
-    _reserve.clear()
+    while _reserve:
+        _reserve.pop().close()
     return _Failed(ReportKind.OUT_OF_MEMORY, "the agent ran out of memory")
 
 

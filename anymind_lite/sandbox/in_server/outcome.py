@@ -144,7 +144,8 @@ def _judge(seen: Observed, limits: Limits, mode: Mode) -> _Verdict:
     if report is None:
         return (*_judge_silence(_exit_code(seen.status), seen.has_begun), {})
     kind = ReportKind(report["kind"])
-    if (kind in _OURS) is seen.has_begun:
+    is_foreign = kind is ReportKind.UNFIT and mode is not Mode.TEMPLATE
+    if is_foreign or (kind in _OURS) is seen.has_begun:
         return StopReason.NOT_JSON, "The result is not valid JSON: the report is not its own.", {}
     if kind is _SUCCESS[mode] and (mode is not Mode.EXECUTE or _has_object(report)):
         return StopReason.RETURNED, "", report

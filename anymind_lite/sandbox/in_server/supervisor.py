@@ -78,8 +78,11 @@ class Supervisor:
         self._stopping = threading.Event()
         self.templates = TemplatePool(self._make_template, memory_bytes=warm_memory_bytes)
 
-    def start(self) -> None:
-        """Start the zygote; call it before the process has other threads."""
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Start the zygote; call it before the process has other threads.
+
+        `meanwhile` is called while the zygote finds out what it stands on, and may start none.
+        """
         remove_scratch(self._scratch_parent)
         self._scratch_parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         self._code_parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +91,7 @@ class Supervisor:
         self._stopping.clear()
         self._take_cgroups()
         self._tier_at_start = None
-        self._spawn()
+        self._spawn(meanwhile)
         self._tier_at_start = self._ground.tier
         self._watcher = threading.Thread(
             target=self._replace_dead_zygotes, name="zygote-watch", daemon=True
@@ -335,8 +338,8 @@ class Supervisor:
         folders.callback(_remove_cgroup, group)
         return group
 
-    def _spawn(self) -> None:
-        """Start a zygote and hear what it stands on. Raises OSError."""
+    def _spawn(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Start a zygote and hear what it stands on. Raises OSError, and what `meanwhile` does."""
         control, theirs = socket.socketpair()
         with theirs:
             try:
@@ -348,6 +351,11 @@ class Supervisor:
             self._process, self._socket = process, control
             if self._stopping.is_set():
                 process.kill()  # `stop` came before it could see this one
+        try:
+            meanwhile()
+        except BaseException:
+            self._give_up(process, control)
+            raise
         ground = _hear_ground(control)
         if fault := self._fault_of_next(ground):
             self._give_up(process, control)

@@ -452,7 +452,8 @@ def serve(
             linux_seccomp.filter_for(walls, kind)
     zygote = Zygote(control, walls, proc_fd, thread_id_place)
     # What exists now is never collected, so that children do not copy its pages (gc.freeze).
-    gc.collect()
+    if not walls.has_namespaces:  # else the stub has, before it forked us
+        gc.collect()
     gc.freeze()
     gc.disable()
     try:

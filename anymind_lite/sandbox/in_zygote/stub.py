@@ -7,6 +7,7 @@ namespace, whose end is the end of every process in it. Without namespaces it be
 itself.
 """
 
+import gc
 import os
 import select
 import signal
@@ -84,6 +85,9 @@ def _serve_in_namespaces(control: socket.socket, ground: Ground) -> Birth | None
     proc_fd = enter_namespaces()
     walls = walls_of(ground)
     stub = os.pidfd_open(os.getpid())
+    # Before the fork: to look for garbage is to write to every object, which copies its page.
+    gc.collect()
+    gc.freeze()
     zygote = os.fork()
     if zygote == 0:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
