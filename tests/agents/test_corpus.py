@@ -12,6 +12,7 @@ import pytest
 
 from tests.agents.conftest import Rigs
 from tests.agents.corpus import CATEGORIES, Case, read_corpus
+from tests.agents.rig import WARM
 
 pytestmark = pytest.mark.hostile
 
@@ -24,13 +25,23 @@ def test_hostile_agent_achieves_nothing(rigs: Rigs, case: Case) -> None:
     if unmet := [name for name, is_met in _NEEDS.items() if name in case.needs and not is_met()]:
         pytest.skip(f"needs {unmet}")
     rig = rigs.get()
-    if "namespaces" in case.needs and rig.mode == "tier-b":
-        pytest.skip("can be stated in namespaces alone")
+    if reason := _why_not(case, rig.mode):
+        pytest.skip(reason)
     try:
         rig.run(case)
     except BaseException:
         rigs.drop()
         raise
+
+
+def _why_not(case: Case, mode: str) -> str:
+    if "namespaces" in case.needs and mode == "tier-b":
+        return "can be stated in namespaces alone"
+    if case.ends == "upload" and mode == WARM:
+        return "comes to no sandbox, where other modes differ"
+    if case.folder.parent.name == "templates" and mode not in ("tier-a", WARM):
+        return "there are no templates"
+    return ""
 
 
 def test_every_case_says_what_it_attacks() -> None:

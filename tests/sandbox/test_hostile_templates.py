@@ -84,8 +84,15 @@ OUTGROWS = {
 def test_a_template_that_was_fit_and_is_not_any_more_is_ended(
     sandbox: Sandbox, neighbour: Version, name: str
 ) -> None:
-    late = OUTGROWS[name].replace("    ", "    channel.send(takeover.READY); ", 1)
-    version = hostile(sandbox, f"{late}    time.sleep(10**6)\n")
+    late = OUTGROWS[name].replace("act(channel)", "grow()")
+    action = f"{late}\ndef act(channel):\n"
+    action += "    def be_spare(birth):\n"
+    action += "        takeover.become_spare(birth); takeover.take_job(birth)\n"
+    action += "    births = takeover.births(channel)\n"
+    action += "    for birth in births:\n"
+    action += "        if takeover.clone() == 0: be_spare(birth); os._exit(0)\n"
+    action += "        birth.close(); grow()\n"
+    version = hostile(sandbox, action)
     # The server looks once more when it is ready, and may see it then.
     assert version.prepare().reason in (StopReason.RETURNED, StopReason.UNFIT)
     wait_for(lambda: not version.stands, "the template to be ended")

@@ -18,7 +18,7 @@ from anymind_lite.sandbox.in_child.layers import Walls, linux_seccomp, posix
 from anymind_lite.sandbox.in_child.layers import linux_calls as linux
 from anymind_lite.sandbox.in_child.layers.linux_namespaces import be_init
 from anymind_lite.sandbox.in_child.main import Birth
-from anymind_lite.sandbox.in_zygote.templates import Order, Template, Templates
+from anymind_lite.sandbox.in_zygote.templates import Order, Template, Templates, can_list_children
 from anymind_lite.sandbox.protocol import receive_message, send_message
 
 _SWEEP_SECONDS = 5.0
@@ -74,7 +74,7 @@ class Zygote:
         self._selector.register(control, selectors.EVENT_READ, self._take_job)
         self._selector.register(self._listen_for_exits(), selectors.EVENT_READ, self._drain_exits)
         self._templates: Templates | None = None
-        if can_clone(walls):
+        if can_clone(walls) and can_list_children(proc_fd):
             self._templates = Templates(
                 self._selector,
                 proc_fd,

@@ -14,7 +14,8 @@ import socket
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from resource import RLIMIT_CPU, RLIMIT_NOFILE, RLIMIT_NPROC, prlimit
 from typing import Any
@@ -227,16 +228,21 @@ class Templates:
             # What a template has more of; a clone that means ill would keep it.
             for which, most in template.most.items():
                 _limit(spare.pid, which, most, most)
-            linux.setns(pidfd, linux.CLONE_NEWNS)
-            try:
+            with self._among_mounts_of(pidfd):
                 mount_scratch(*template.scratch)
-            finally:
-                linux.setns(self._mounts_fd, linux.CLONE_NEWNS)
             return spare.birth.send(GO) == len(GO)
         except OSError:
             return False
         finally:
             os.close(pidfd)
+
+    @contextmanager
+    def _among_mounts_of(self, pidfd: int) -> Iterator[None]:
+        linux.setns(pidfd, linux.CLONE_NEWNS)
+        try:
+            yield
+        finally:
+            linux.setns(self._mounts_fd, linux.CLONE_NEWNS)
 
     def _give(self, template: Template, spare: Spare, order: Order) -> None:
         report_fd, log_fd, job_fd, *cgroup_fd = order.fds
@@ -405,9 +411,13 @@ class Templates:
         The memory that all templates may have is shared out by what each took when it was ready.
         """
         for template in list(self._by_pid.values()):
-            ready = [spare.number for spare in template.spares if spare.is_ready]
-            is_over = not template.is_ready and self._has_too_many_threads(template)
-            if is_over or any(self._is_busy(template, one) for one in [template.session, *ready]):
+            waiting = [template.session]
+            waiting += [spare.number for spare in template.spares if spare.is_ready]
+            if template.is_ready:
+                is_over = any(self._is_busy(template, one) for one in waiting)
+            else:
+                is_over = self._has_too_many_threads(template)
+            if is_over:
                 self.destroy(template)
 
     def _has_too_many_threads(self, template: Template) -> bool:
@@ -416,8 +426,7 @@ class Templates:
 
     def _is_busy(self, template: Template, number: int) -> bool:
         memory_kb, threads = self._weight_of(number)
-        is_grown = memory_kb > template.memory_kb + _MOST_GROWTH_KB
-        return template.is_ready and (threads > 1 or is_grown)
+        return threads > 1 or memory_kb > template.memory_kb + _MOST_GROWTH_KB
 
     def _weight_of(self, number: int) -> tuple[int, int]:
         """Return the memory in KB and the threads of a process; zeros where it is gone."""
@@ -430,7 +439,7 @@ class Templates:
             return 0, 0
         own = (b"RssAnon", b"RssShmem", b"VmSwap")
         memory_kb = sum(int(fields[name].split()[0]) for name in own if name in fields)
-        return memory_kb, int(fields[b"Threads"])
+        return memory_kb, int(fields.get(b"Threads", b"0"))
 
     def _list_children(self) -> list[int]:
         fd = os.open("thread-self/children", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc_fd)
@@ -445,6 +454,15 @@ class Templates:
         with open(fd, "rb") as file:
             # The name in parentheses may hold anything: fields count from the last one (proc(5)).
             return int(file.read().rpartition(b")")[2].split()[3])
+
+
+def can_list_children(proc_fd: int) -> bool:
+    """Tell whether the kernel names one's children (CONFIG_PROC_CHILDREN)."""
+    try:
+        os.close(os.open("thread-self/children", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd))
+    except OSError:
+        return False
+    return True
 
 
 def _count_unborn(template: Template) -> int:

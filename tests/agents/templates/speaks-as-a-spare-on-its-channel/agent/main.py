@@ -1,10 +1,12 @@
+import time
+
 import takeover
 
 
 def speak(channel):
     for word in (takeover.HELLO, takeover.WALLED, takeover.GO, b"\0"):
         channel.send(word)
-    takeover.received(channel)
+    time.sleep(10**6)
 
 
 takeover.after_import(speak)
