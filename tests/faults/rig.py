@@ -35,7 +35,9 @@ def handle(payload):
 """
 GONE = (OSError, HTTPException)
 # What a cancelled run printed, and what it took, may be added after the cancel was answered.
-_TRACES = frozenset({"logs", "tier", "layers", "cpu_ms", "max_rss_kb", "duration_ms"})
+_TRACES = frozenset({"logs", "tier", "layers", "warm", "cpu_ms", "max_rss_kb"}) | frozenset(
+    {"duration_ms", "start_ms", "wall_ms"}
+)
 _DATA_NAMES = frozenset(
     f"{name}{suffix}"
     for name in ("anymind.sqlite3", "queue.sqlite3")

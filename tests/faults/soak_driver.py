@@ -170,11 +170,24 @@ LEAKS: dict[str, Callable[[], None]] = {
 }
 
 
+def start_every_thread() -> None:
+    """Start all threads that answer at once: when a busy moment asks for one more is chance."""
+    from anymind_lite.cli._http_threads import Threads
+
+    begin: Callable[..., None] = Threads.__init__
+
+    def begin_with_all(self: Threads, *, first: int, most: int) -> None:
+        begin(self, first=most, most=most)
+
+    Threads.__init__ = begin_with_all  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Follow the orders, then be the server's command line."""
     orders = json.loads(sys.argv.pop(1))
     for name in orders["leaks"]:
         LEAKS[name]()
+    start_every_thread()
     Gauge(orders["gauge"]).start()
     from anymind_lite.cli import main as command_line
 

@@ -13,7 +13,6 @@ from tests.faults.disks import command, fill, need_disks, small_disk
 from tests.faults.rig import Client, Doomed, Inspection, client_of, in_background, serving
 from tests.faults.test_damage import refusal
 from tests.live_server import Answer, LiveServer
-from tests.processes import descendants
 from tests.waiting import wait_for
 
 LOGIN = {"username": "person", "password": "correct horse"}
@@ -74,12 +73,10 @@ def test_what_runs_while_the_disk_fills_has_its_end_once_there_is_room(ground: G
 def end_on_a_full_disk(live: LiveServer, client: Client, ground: Ground) -> dict[str, Any]:
     """Have an execution end where its end has no room; return its row once there is room."""
     assert client.execute(ground.agent_id).status == 201  # now its code is unpacked
-    idle = descendants(live.process.pid)
     answers: list[Answer] = []
     payload = {"sleep": 2, "text": "x" * 400_000}
     running = in_background(lambda: answers.append(client.execute(ground.agent_id, payload)))
-    wait_for(lambda: descendants(live.process.pid) - idle, "the agent to run")
-    (row,) = client.unfinished()
+    (row,) = wait_for(client.unfinished, "the agent to run")
     ballast = fill(ground.data.parent)
     running.join()
     address = f"/api/v1/runtime/executions/{row['id']}"
