@@ -4,8 +4,7 @@ import takeover
 
 
 def speak(channel):
-    for word in (takeover.HELLO, takeover.WALLED, takeover.GO, b"\0"):
-        channel.send(word)
+    channel.send(takeover.HELLO + takeover.WALLED + takeover.GO + b"\0")
     time.sleep(10**6)
 
 
