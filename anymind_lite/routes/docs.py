@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -57,8 +58,11 @@ def _document_view(build_document: Callable[[], dict[str, Any]]) -> Callable[[],
         body = json.dumps(build_document(), separators=(",", ":")).encode()
         return body, hashlib.sha256(body).hexdigest()[:32]
 
+    building = threading.Lock()  # a document can be built once, and two may ask first
+
     def show_document() -> Any:
-        body, etag = rendered()
+        with building:
+            body, etag = rendered()
         response = Response(body, mimetype="application/json")
         response.headers["Cache-Control"] = "no-cache"
         response.set_etag(etag)

@@ -2,13 +2,17 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from anymind_lite.app import create_app
+from anymind_lite.backend import Backend
 from anymind_lite.clock import utc_now
 from anymind_lite.errors import InvalidInput
 from anymind_lite.manifest import LIMIT_KEYS
@@ -324,3 +328,19 @@ class TestServing:
     def test_health(self, client: FlaskClient) -> None:
         response = client.get("/health")
         assert (response.status_code, response.data) == (200, b'{"status":"healthy"}\n')
+
+
+def test_many_may_ask_for_the_document_first(backend: Backend) -> None:
+    """It is built for the first one, which takes a while."""
+    app = create_app(backend)
+    together = threading.Barrier(8)
+
+    def ask(_number: int) -> tuple[int, bytes]:
+        client = app.test_client()
+        together.wait()
+        response = client.get("/openapi.json")
+        return response.status_code, response.data
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = set(threads.map(ask, range(8)))
+    assert [status for status, _document in answers] == [200]
