@@ -100,7 +100,7 @@ def wall_clock_limits() -> None:
     """Attempts are counted in windows that end at an instant of the day."""
     from anymind_lite.routes import _limits
 
-    _replace(_limits, "_STORAGE", "memory://")
+    _replace(_limits, "time", SimpleNamespace(monotonic=time.time))
 
 
 def tokens_with_birthdays() -> None:
