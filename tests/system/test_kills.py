@@ -17,6 +17,8 @@ from tests.live_server import Api, LiveServer, pack
 from tests.processes import children, descendants, pids_with_argument
 from tests.waiting import DEADLINE_SECONDS, wait_for
 
+# Whoever is found is of the run that is looked at: no version is kept imported beside it.
+COLD = {"WARM_MEMORY_MB": "0"}
 SURVIVAL_SECONDS = 1.0
 _LOOK_MS = 10
 
@@ -209,14 +211,14 @@ def possible_kinds(api: Api) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    with LiveServer(tmp_path_factory.mktemp("kills") / "data") as live:
+    with LiveServer(tmp_path_factory.mktemp("kills") / "data", settings=COLD) as live:
         api = live.api.new_user("survivor")
         yield Ground(live, api, {kind: deploy(api, kind) for kind in possible_kinds(api)})
 
 
 @pytest.mark.parametrize("kind", AGENTS)
 def test_a_killed_server_is_survived_by_nobody(tmp_path: Path, kind: str) -> None:
-    live = LiveServer(tmp_path / "data").start()
+    live = LiveServer(tmp_path / "data", settings=COLD).start()
     try:
         api = live.api.new_user("mourner")
         if kind not in possible_kinds(api):
