@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import select
 import socket
 import subprocess
 import tempfile
@@ -613,7 +614,9 @@ def test_slow_bodies_give_their_room_to_others(serve: Serve) -> None:
         wait_for(lambda: door.inner.room.free_bytes == 4, "the room to be taken")
         # They were fast until now, and are judged by what comes in the next window: nothing.
         wait_for(lambda: door.ask(head.decode(), b"x" * LARGEST_BYTES).status == 200, "its turn")
-        assert {read_answer(connection).status for connection in held} == {503}
+        # At least one of them, as many as were due when room was asked for.
+        turned_away, _, _ = select.select(held, [], [], DEADLINE_SECONDS)
+        assert {read_answer(connection).status for connection in turned_away} == {503}
 
 
 def ask_for_long_answers(door: Door, stack: contextlib.ExitStack, count: int) -> list[Any]:

@@ -11,7 +11,6 @@ import sys
 import threading
 
 MARK = "hostile-mark"
-GROUP = os.getpgid(0)
 
 
 def found():
@@ -36,7 +35,8 @@ def found():
         "trace": sys.gettrace() is not None,
         "locale": locale.setlocale(locale.LC_ALL) == MARK,
         "random": random.getstate() == random.Random(1).getstate(),
-        "group": os.getpgid(0) != GROUP,
+        # One's own, or the template's: not the zygote's, whose number is 0 from in here.
+        "group": os.getpgid(0) == 0 or os.getpgid(0) != os.getsid(0),
     }
     return [name for name, is_found in checks.items() if is_found]
 
