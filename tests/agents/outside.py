@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.agents.canaries import CANARY_KEYS
 from tests.live_server import ROOT, Api
-from tests.processes import descendants, parent_of, pids_with_argument
+from tests.processes import children, descendants, parent_of, pids_with_argument
 
 # Agents put this, or the mark that their payload holds, into every name they make.
 PREFIX = "hostile-"
@@ -125,13 +125,18 @@ def take_view(server_pid: int, zygote_pid: int, data: Path) -> View:
     processes = frozenset(descendants(server_pid))
     spares = {pid for pid in processes if is_clone(pid, processes)}
     return View(
-        processes=processes - spares,
+        processes=processes - spares - readers_of(server_pid),
         descriptors=min(samples),
         zygote_descriptors=count_descriptors(zygote_pid),
         layout=frozenset(layout(data)),
         ipc=frozenset(ipc_objects()),
         names=frozenset(names_left(data, PREFIX)),
     )
+
+
+def readers_of(server_pid: int) -> set[int]:
+    """Return the reader, if there is one: it comes with an upload, and goes when there are none."""
+    return children(server_pid) & pids_with_argument("/in_reader.py ")
 
 
 def layout(data: Path) -> set[str]:

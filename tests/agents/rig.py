@@ -25,6 +25,7 @@ from tests.agents.outside import (
     ipc_objects,
     layout,
     names_left,
+    readers_of,
     resident_kb,
     scratch_folders,
     session_of,
@@ -290,7 +291,7 @@ class Rig:
 
     def _process_complaints(self) -> list[str]:
         alive = descendants(self.server_pid)
-        known = self.view.processes | self.neighbour.pids
+        known = self.view.processes | self.neighbour.pids | readers_of(self.server_pid)
         found = [f"process {pid} is left" for pid in alive - known - self._spares(alive)]
         gone = [pid for pid in self.view.processes if not is_running(pid)]
         return found + [f"process {pid} of the server ended" for pid in gone]

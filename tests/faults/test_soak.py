@@ -66,6 +66,9 @@ SPARE_FOR_EACH_REQUEST = 0.05
 SPARE_RSS_BYTES = 10_000_000
 SPARE_RSS_BYTES_OF_OTHERS = 1_000_000
 SPARE_DESCRIPTORS = 4
+SPARE_THREADS = (
+    4  # of those that run what nobody waits for, the last come when all are busy at once
+)
 # Each version that is kept imported takes three at most, and comes and goes.
 WARM_MEMORY_MB = 48
 MOST_TEMPLATES = 12
@@ -225,7 +228,7 @@ def _growth_of_process(pid: int, first: Sample, last: Sample) -> list[str]:
     spare = SPARE_DESCRIPTORS + 3 * MOST_TEMPLATES
     if last.descriptors[pid] - first.descriptors[pid] > spare:
         found.append(f"descriptors of {pid}: {first.descriptors} became {last.descriptors}")
-    if last.threads[pid] > first.threads[pid]:
+    if last.threads[pid] > first.threads[pid] + SPARE_THREADS:
         found.append(f"threads of {pid}: {first.gauge['threads']} {last.gauge['threads']}")
     return found
 
