@@ -264,6 +264,7 @@ observations = st.builds(
 ENDS_WELL = {
     Mode.EXECUTE: ReportKind.RETURNED,
     Mode.VALIDATE: ReportKind.VALIDATED,
+    Mode.TEMPLATE: ReportKind.VALIDATED,
     Mode.PROBE: ReportKind.PROBED,
 }
 
