@@ -76,10 +76,7 @@ def import_ahead(job: Job, why_unfit: Callable[[], str]) -> Callable[[Any], Any]
     try:
         _guarded(job, _read_payload)
         _forget_ourselves()
-        loaded = _load(job)
-        _guarded(
-            job, lambda: _check_signature(job.entrypoint, loaded), kind=ReportKind.IMPORT_FAILED
-        )
+        loaded = _load_checked(job)
         reason = why_unfit()
         if reason:
             body = _encode({"kind": ReportKind.UNFIT, "message": reason[:_MAX_TEXT]})
@@ -139,9 +136,14 @@ def _forget_ourselves() -> None:
 
 
 def _validate(job: Job) -> bytes:
+    _load_checked(job)
+    return _encode({"kind": ReportKind.VALIDATED})
+
+
+def _load_checked(job: Job) -> Callable[[Any], Any]:
     function = _load(job)
     _guarded(job, lambda: _check_signature(job.entrypoint, function), kind=ReportKind.IMPORT_FAILED)
-    return _encode({"kind": ReportKind.VALIDATED})
+    return function
 
 
 def _check_signature(entrypoint: str, function: Callable[[Any], Any]) -> None:
