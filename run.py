@@ -35,6 +35,7 @@ IMPORT_NAMES = (
     "peewee",
     "pytest",
     "waitress",
+    "xdist",
     "yaml",
 )
 

@@ -57,10 +57,11 @@ _PRAGMAS = {
     # once all have read long lists. The system caches the file for all of them.
     "cache_size": -512,
 }
+# A commit that finds so much in the log writes it into the file: SQLite's own number.
+_LOG_PAGES = 1000
 _LOCK_TIMEOUT_SECONDS = 10
 _ASK_AGAIN_SECONDS = 0.0001
-# Where another program keeps the database locked, each writer waits for it in turn: without an end
-# to the turns the last of a crowd would wait for minutes.
+# Where each writer takes long, as on a disk that fails, the last of a crowd would wait for minutes.
 _TURN_TIMEOUT_SECONDS = 30
 # What is checked before the server serves: all of a file of this size, which takes half a second,
 # and of a larger one every table but the one that grows with use.
@@ -102,6 +103,9 @@ class ServerDatabase(SqliteDatabase):
         """Open the connection that all writes go through."""
         self._writer = self._connect()
         self._writer.execute("PRAGMA busy_timeout = 0")  # `begin_soon` has the patience
+        # Some builds of SQLite, Debian's among them, overwrite all that is deleted with zeros. FAST
+        # does so where the page is written in any case (SQLite manual, "PRAGMA secure_delete").
+        self._writer.execute("PRAGMA secure_delete = FAST")
 
     @contextmanager
     def write(self, *, is_durable: bool) -> Iterator[None]:
@@ -122,13 +126,37 @@ class ServerDatabase(SqliteDatabase):
         finally:
             self._state.conn = own
 
-    def begin_soon(self) -> None:
-        """Begin to write; wait up to `timeout` seconds for the lock of another program.
+    @contextmanager
+    def light_commits(self) -> Iterator[None]:
+        """Let no commit write the log into the file, a flush of a thousand pages: `empty_log` does.
+
+        Two at once are no harm: the end of the first lets commits do it again.
+        """
+        self._let_log_grow(0)
+        try:
+            yield
+        finally:
+            self._let_log_grow(_LOG_PAGES)
+
+    def _let_log_grow(self, pages: int) -> None:
+        """Have commits write the log into the file when it is so long; 0 for never."""
+        if self._writer is not None:
+            self._writer.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+
+    def empty_log(self) -> None:
+        """Write the log into the file, as far as nobody reads it; writers do not wait for that."""
+        self.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def begin_soon(self, since: float) -> None:
+        """Begin to write; wait for the lock of another program, up to `timeout` seconds in all.
+
+        They count from `since`, an instant of the monotonic clock: who stood in line meanwhile has
+        waited for that lock behind others.
 
         SQLite's own patience sleeps longer and longer between two looks, up to 100 ms, and finds
         the lock taken anew by a program that writes all the time: 2 s went by (bench/writers.py).
         """
-        deadline = time.monotonic() + self.timeout
+        deadline = since + self.timeout
         while True:
             try:
                 self.begin("IMMEDIATE")
@@ -153,13 +181,13 @@ class _WriterSteps:
     def __init__(self, database: ServerDatabase) -> None:
         self._database = database
 
-    def begin(self, *, is_durable: bool) -> None:
+    def begin(self, *, is_durable: bool, since: float) -> None:
         if self.is_open:
             self.roll_back()
         # Here, as SQLite does not let it change inside a transaction.
         level = _PRAGMAS["synchronous"] if is_durable else "normal"
         self._database.execute_sql(f"PRAGMA synchronous = {level}")
-        self._database.begin_soon()
+        self._database.begin_soon(since)
 
     def commit(self) -> None:
         self._database.commit()

@@ -2,8 +2,8 @@
 
 A durable commit waits for the disk, some milliseconds for one row as for thirty. Threads take turns
 in the order in which they come. Who leaves while others wait leaves the transaction open to the
-next one; the last commits it for all, and each returns when that is done. So nobody sees, and
-nobody is told, what is not committed. Each one's part can be undone alone.
+next one; the last commits it for all, and each returns, or fails, when that is done. So nobody is
+told what is not committed, and none but a later part sees it. Each one's part can be undone alone.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ class GroupFailed(Exception):
 class Steps(Protocol):
     """What is done with the one connection that writes. All raise errors of the database."""
 
-    def begin(self, *, is_durable: bool) -> None:
-        """Begin a transaction, whatever was left open before."""
+    def begin(self, *, is_durable: bool, since: float) -> None:
+        """Begin a transaction, whatever was left open before; waited for since that instant."""
 
     def commit(self) -> None:
         """Commit it."""
@@ -115,10 +115,10 @@ class _Group:
         """Tell all who wait."""
         self._ended.set()
 
-    def wait(self) -> None:
-        """Wait until it is committed. Raises GroupFailed."""
+    def wait(self, own_error: BaseException | None = None) -> None:
+        """Wait until it is committed. Raises GroupFailed, but not for the waiter's own error."""
         self._ended.wait()
-        if self.error is not None:
+        if self.error is not None and self.error is not own_error:
             raise GroupFailed(str(self.error)) from self.error
 
 
@@ -136,26 +136,31 @@ class GroupCommit:
 
         Raises TimeoutError when its turn does not come, GroupFailed, and what `Steps.begin` does.
         """
+        since = time.monotonic()
         if not self._turns.acquire(timeout):
             raise TimeoutError
         group: _Group | None = None
         try:
-            group = self._join(is_durable=is_durable)
+            group = self._join(is_durable=is_durable, since=since)
             with self._part_of(group):
                 yield
-        finally:
+        except BaseException as exc:
             self._leave(group)
+            if group is not None and group.size:
+                group.wait(exc)  # an earlier part may have written what this one fails for
+            raise
+        self._leave(group)
         group.wait()
 
-    def _join(self, *, is_durable: bool) -> _Group:
+    def _join(self, *, is_durable: bool, since: float) -> _Group:
         """Return the open group, unless it is not as durable as it must be, or a new one."""
         group, self._open = self._open, None
         if group is not None and is_durable and not group.is_durable:
             self._end(group)
             group = None
         if group is None:
+            self._steps.begin(is_durable=is_durable, since=since)
             group = _Group(is_durable=is_durable)
-            self._steps.begin(is_durable=is_durable)
         return group
 
     @contextmanager

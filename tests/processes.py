@@ -32,6 +32,14 @@ def is_running(pid: int) -> bool:
     return any(pid == one for one, _parent in _parents())
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process was stopped by a signal."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
 def open_descriptors() -> set[str]:
     """Return this process's descriptors but those of a server's database: another test's backend,
     alive in this process, opens one more whenever a thread of its own first asks it something.
@@ -55,6 +63,29 @@ def zombies(pid: int) -> set[int]:
 def parent_of(pid: int) -> int:
     """Return the parent of a process that lives, 0 if there is none."""
     return dict(_parents()).get(pid, 0)
+
+
+def is_first_of_its_namespace(pid: int) -> bool:
+    """Tell whether a process is number 1 to itself (proc(5), NSpid)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    (numbers,) = [line for line in status.splitlines() if line.startswith("NSpid:")]
+    return numbers.split()[-1] == "1"
+
+
+def only(pids: set[int], what: str) -> int:
+    """Return the one pid there is to be."""
+    assert len(pids) == 1, f"{what}: {pids}"
+    return pids.pop()
+
+
+def children_by_script(pid: int, script: str) -> set[int]:
+    """Return the children that were started to run a script of ours."""
+    return children(pid) & pids_with_argument(f"/{script} ")
+
+
+def find_zygote(stub: int) -> int | None:
+    """Return the process below the stub that is number 1 of the sandbox's namespace."""
+    return next(filter(is_first_of_its_namespace, children(stub)), None)
 
 
 def _parents(*, are_zombies: bool = False) -> list[tuple[int, int]]:

@@ -94,6 +94,8 @@ def _answer_not_written(error: EndNotWritten) -> Response:
     response = answer_error(cause if isinstance(cause, Exception) else RuntimeError())
     why = response.get_json()["detail"]
     response.data = jsonify({"detail": f"{why}. {error}"}).data
+    # Clients that obey it by themselves would execute it a second time.
+    response.headers.pop("Retry-After", None)
     response.headers["Location"] = execution_url(error.execution_id)
     return response
 

@@ -28,7 +28,7 @@ blueprint = ApiBlueprint(
 
 @blueprint.route("/<id:agent_id>/execute", methods=["POST"])
 @blueprint.answers(201, ExecutionSchema, "The execution, completed, failed or cancelled")
-@blueprint.answers(202, ExecutionSchema, "The execution, pending or running: `Location` says where")
+@blueprint.answers(202, ExecutionSchema, "The execution, not waited for: `Location` says where")
 @blueprint.doc(parameters=[_prefer.PARAMETER, _idempotency.PARAMETER])
 @blueprint.may_answer(409, 429, 503)
 @authenticated
@@ -44,7 +44,9 @@ def execute_agent(body: dict[str, Any], agent_id: int) -> Any:
         idempotency_key=_idempotency.read_key(request),
         patience_seconds=preference.patience_seconds,
     )
-    response = _answer(made.row, 202 if made.row.status in UNFINISHED else 201)
+    # Who would not wait is answered alike, however soon the end came; but not with an old one.
+    is_at_once = preference.patience_seconds == 0 and not made.is_replay
+    response = _answer(made.row, 202 if is_at_once or made.row.status in UNFINISHED else 201)
     if preference.applied:
         response.headers["Preference-Applied"] = preference.applied
         response.headers["Location"] = execution_url(made.row.id)

@@ -218,6 +218,17 @@ def has_begun(fd: int) -> bool:
     return os.pread(fd, len(_MARK), 0) == _MARK
 
 
+def withdraw_job(fd: int) -> bool:
+    """Take back a job that nobody has read; return False when somebody has.
+
+    A child reads through the same open file description: emptied first, and then found at its
+    start, it has been read by nobody and will be by nobody (lseek(2) waits for a read that is
+    under way).
+    """
+    os.ftruncate(fd, 0)
+    return os.lseek(fd, 0, os.SEEK_CUR) == 0
+
+
 def read_to_end(fd: int) -> bytes:
     """Read a descriptor up to its end."""
     chunks = []

@@ -20,7 +20,8 @@ from anymind_lite.models import (
 )
 from anymind_lite.services.builds import MAX_ATTEMPTS, refresh_agent
 from anymind_lite.services.executions import close_execution
-from anymind_lite.services.executor import INTERRUPTED
+from anymind_lite.services.executor import INTERRUPTED, has_status
+from anymind_lite.services.idempotency import forget
 from anymind_lite.storage import ArtifactStore
 from anymind_lite.tasks import BuildQueue
 
@@ -121,7 +122,11 @@ def close_orphans(held: Container[int]) -> int:
 
 def _close_orphan(execution_id: int) -> bool:
     # It may have ended, and been let go, since the rows were read: then there is nothing to tell.
-    is_closed = close_execution(execution_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED)
+    with write_transaction():
+        has_begun = not has_status(execution_id, ExecutionStatus.PENDING)
+        is_closed = close_execution(execution_id, ErrorCode.SANDBOX_FAILURE, _UNRECORDED)
+        if not has_begun:
+            forget(execution_id)  # who asks for the same again may have it run
     if is_closed:
         logger.warning("event=execution_orphaned execution_id=%d", execution_id)
     return is_closed

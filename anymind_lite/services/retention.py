@@ -21,8 +21,6 @@ clock that stays wrong for longer is believed; the newest ones stay even then.
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -94,7 +92,7 @@ class Retention:
         days = self._keep.days if is_steady else 0
         oldest = iso_format(now - timedelta(days=days)) if days else None
         removed = agent_id = 0
-        with _light_deletes():
+        with database.light_commits():
             while not self._is_ending.is_set() and (agent_id := _first(NEXT_AGENT, agent_id)):
                 removed += self._remove_below(agent_id, self._bound(agent_id, oldest))
         if removed:
@@ -124,7 +122,7 @@ def remove_history(agent_id: int) -> int:
     """
     bound = _first(NTH_NEWEST, agent_id, 0) + 1
     never = threading.Event()
-    with _light_deletes():
+    with database.light_commits():
         return _remove_below(
             ALL_FINISHED_BELOW,
             agent_id,
@@ -147,32 +145,10 @@ def _remove_below(
         started = time.monotonic()
         done = _delete_some(ids)
         removed, after = removed + len(done), done[-1]
-        database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        database.empty_log()  # here, between the commits, nobody waits for it
         rest = rest_factor * (time.monotonic() - started)
         is_ending.wait(max(rest, _LEAST_REST_SECONDS))
     return removed
-
-
-@contextmanager
-def _light_deletes() -> Iterator[None]:
-    """Make deletes on this thread's connection short, since others wait for their end.
-
-    A commit that finds the log long would write it into the file, a flush of some 1,000 pages: here
-    that is done between the commits, where nobody waits for it. And some builds of SQLite, Debian's
-    among them, overwrite all that is deleted with zeros: FAST does so where the page is written in
-    any case (SQLite manual, "PRAGMA wal_autocheckpoint", "PRAGMA secure_delete").
-    """
-    before = {
-        name: database.execute_sql(f"PRAGMA {name}").fetchone()[0]
-        for name in ("wal_autocheckpoint", "secure_delete")
-    }
-    database.execute_sql("PRAGMA wal_autocheckpoint = 0").fetchall()
-    database.execute_sql("PRAGMA secure_delete = FAST").fetchall()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            database.execute_sql(f"PRAGMA {name} = {value}").fetchall()
 
 
 def _delete_some(ids: list[int]) -> list[int]:

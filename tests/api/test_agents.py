@@ -279,7 +279,8 @@ class TestDelete:
             (f"kill {agent_id}", 0, "gone"),
         ]
         assert Agent.get_or_none(Agent.id == agent_id) is None
-        assert [row.id for row in Execution.select()] == [other.id]
+        mine = Execution.select().where(Execution.user == alice.id)
+        assert [row.id for row in mine] == [other.id]
 
     def test_what_an_idempotency_key_stands_for_goes_too(
         self, client: FlaskClient, alice: Person, echo: int

@@ -2,9 +2,9 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from anymind_lite.errors import Overloaded
 from anymind_lite.models import AgentVersion, User
 from anymind_lite.routes._prefer import read_preference
 from anymind_lite.services import executions
-from anymind_lite.services.executor import LONG_POLLS, Place
+from anymind_lite.services.executor import LONG_POLLS, Executor, Place
 from anymind_lite.services.slots import SlotPool
 from tests.api.conftest import (
     RUNTIME,
@@ -87,6 +87,20 @@ class TestPrefer:
         listed = client.get(f"{RUNTIME}/executions?agent_id={sleeper}", headers=alice.by_key)
         assert [one["id"] for one in body_of(listed)] == [row["id"]]
         cancel(client, alice, row["id"])
+
+    def test_respond_async_is_202_however_soon_it_ends(
+        self, client: FlaskClient, alice: Person, echo: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def at_once(_: Executor, action: Callable[[], None], place: ExitStack) -> None:
+            with place:
+                action()
+
+        monkeypatch.setattr(Executor, "in_background", at_once)
+        key = {"Idempotency-Key": "as soon as it is asked for"}
+        row = body_of(execute(client, alice, echo, **ASYNC, **key), 202)
+        assert row["status"] == "completed"
+        again = execute(client, alice, echo, **ASYNC, **key)  # what is done is done
+        assert body_of(again, 201) == row
 
     def test_it_ends_in_the_background_as_it_would_have_ended_before_one(
         self, client: FlaskClient, alice: Person, echo: int

@@ -19,7 +19,7 @@ from anymind_lite.services import executor as executor_module
 from anymind_lite.services.executor import End
 from anymind_lite.services.recovery import close_orphans
 from tests.api.conftest import RUNTIME, Person, body_of, deploy, detail
-from tests.api.test_async import begin, cancel, execute, get
+from tests.api.test_async import begin, cancel, execute, get, no_free_slot
 from tests.waiting import wait_for
 
 LARGE = "def handle(payload):\n    print('hello')\n    return {'text': 'x' * 900_000}\n"
@@ -109,6 +109,14 @@ def outage(
         outage._other.close()
 
 
+def unfinished(client: FlaskClient, person: Person, agent_id: int) -> list[dict[str, Any]]:
+    query = f"agent_id={agent_id}&status=pending"
+    rows: list[dict[str, Any]] = body_of(
+        client.get(f"{RUNTIME}/executions?{query}", headers=person.by_key)
+    )
+    return rows
+
+
 def repair(backend: Backend) -> None:
     """Do what the server does every few seconds for ends, and leave the builds of others alone."""
     executions.write_kept_ends(backend.executor)
@@ -150,13 +158,13 @@ def test_end_is_written_as_soon_as_the_database_takes_it(
     assert backend.executor.kept_ends() == []
 
 
-def test_refusal_says_when_to_come_again(
+def test_refusal_asks_nobody_to_send_again_what_was_executed(
     client: FlaskClient, alice: Person, echo: int, outage: Outage
 ) -> None:
     response = execute(client, alice, echo)
     text = "Another program holds the server's database. Execution "
     assert detail(response, 503).startswith(text)
-    assert response.headers["Retry-After"] == "5"
+    assert "Retry-After" not in response.headers
 
 
 def test_who_polls_hears_of_the_end_when_it_is_written_and_not_before(
@@ -226,6 +234,30 @@ def test_who_asks_again_with_the_key_gets_the_same_execution(
     assert (row["status"], row["output_data"]) == ("completed", {"n": 1})
     assert f"{RUNTIME}/executions/{row['id']}" == place
     assert replay.headers["Idempotent-Replayed"] == "true"
+
+
+def test_what_never_began_in_an_outage_leaves_its_key_free(
+    client: FlaskClient, alice: Person, backend: Backend, echo: int, outage: Outage
+) -> None:
+    """Its turn came and could not be written: the same request may run it yet."""
+
+    def ask() -> TestResponse:
+        other = client.application.test_client()
+        return execute(other, alice, echo, **{"Idempotency-Key": "never-began"})
+
+    with ThreadPoolExecutor(1) as threads:
+        with no_free_slot(backend):
+            asked = threads.submit(ask)
+            row = wait_for(lambda: unfinished(client, alice, echo), "it to be recorded")[0]
+            outage.begin()
+        refusal = asked.result(timeout=20)
+    detail(refusal, 503)
+    assert "Location" not in refusal.headers
+    outage.end()
+    repair(backend)
+    assert get(client, alice, row["id"])["status"] == "failed"
+    backend.executor.run = outage._run  # type: ignore[method-assign]
+    assert body_of(ask(), 201)["status"] == "completed"
 
 
 def test_no_more_is_begun_where_ends_that_wait_take_much_memory(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_for
+
 _MEGABYTE = 1024 * 1024
 _PIECE = b"\0" * 4096
 
@@ -38,7 +40,22 @@ def mounted(source: str | Path, folder: Path, *options: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        command("umount", folder)
+        unmount(folder)
+
+
+def unmount(folder: Path) -> None:
+    """Unmount what nobody uses, or will not in a moment.
+
+    A mount namespace that somebody else made meanwhile has all mounts of its time, and with them
+    the loop device and the file below it: those of servers in other test runs, too.
+    """
+
+    def is_unmounted() -> bool:
+        done = subprocess.run(["umount", folder], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or "busy" in done.stderr, f"{folder}: {done.stderr}"
+        return done.returncode == 0
+
+    wait_for(is_unmounted, f"nobody to use {folder}")
 
 
 def make_ext4(image: Path, megabytes: int) -> None:

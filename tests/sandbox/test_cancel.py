@@ -10,7 +10,7 @@ import pytest
 from anymind_lite.sandbox.in_server import conversation
 from anymind_lite.sandbox.in_server.outcome import StopReason
 from anymind_lite.sandbox.in_server.supervisor import Supervisor
-from tests.processes import descendants, is_running
+from tests.processes import descendants, is_running, is_stopped
 from tests.sandbox.background import Background, zygote_of
 from tests.sandbox.conftest import Sandbox
 from tests.waiting import wait_for
@@ -21,14 +21,15 @@ SOON_MS = 25_000
 NO_HURRY: dict[str, Any] = {"wall_seconds": 60.0, "cpu_seconds": 60}
 
 FOREVER = "def handle(payload):\n    print('ready')\n    while True: pass"
+# No signal.pause(): a signal that comes just before it would be answered by no handler.
 CLEANS_UP = """
-    import signal, sys
+    import signal, sys, time
 
     def handle(payload):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         try:
             print("ready")
-            while True: signal.pause()
+            while True: time.sleep(0.1)
         finally:
             print("cleaned up")
 """
@@ -109,6 +110,8 @@ def test_agent_without_a_handler_ends_at_once(either: Sandbox) -> None:
 @pytest.mark.parametrize("how", STUBBORN)
 def test_grace_is_all_that_a_stubborn_agent_gets(either: Sandbox, how: str) -> None:
     run, pids = run_in_background(either, STUBBORN[how])
+    if how == "stops itself":  # it prints before; a SIGTERM between the two would end it
+        wait_for(lambda: any(is_stopped(pid) for pid in pids), "it to be stopped")
     asked_at = time.monotonic()
     assert either.supervisor.cancel("victim", grace_seconds=0.5)
     outcome = run.outcome()
@@ -233,7 +236,7 @@ def test_agent_that_has_not_begun_gets_no_grace(either: Sandbox) -> None:
 # More than one process ----------------------------------------------------------------------------
 
 ASKS_ITS_CHILD = """
-    import os, signal
+    import os, signal, time
 
     def end(*_):
         print("the child heard")
@@ -245,7 +248,7 @@ ASKS_ITS_CHILD = """
         if child == 0:
             signal.signal(signal.SIGTERM, end)
             print("ready")
-            while True: signal.pause()
+            while True: time.sleep(0.1)
         os.waitpid(child, 0)
         print("the child is gone")
 """
@@ -326,7 +329,7 @@ CHEATS = {
 @pytest.mark.parametrize("how", CHEATS)
 def test_sigterm_is_of_no_use_to_an_agent(either: Sandbox, how: str) -> None:
     source = f"""
-        import os, signal
+        import os, signal, time
 
         class Told(Exception):
             pass
@@ -338,7 +341,7 @@ def test_sigterm_is_of_no_use_to_an_agent(either: Sandbox, how: str) -> None:
             signal.signal(signal.SIGTERM, told)
             try:
                 print("ready")
-                while True: signal.pause()
+                while True: time.sleep(0.1)
             except Told:
                 return {{"won": "always"}}
     """

@@ -118,12 +118,11 @@ def test_an_import_does_not_take_the_threads_of_others(
 ) -> None:
     source = """
         import threading
-        threading.stack_size(32768)  # or the limit of memory comes first
-        while True:
-            try:
-                threading.Thread(target=threading.Event().wait, daemon=True).start()
-            except RuntimeError:
-                pass
+        threading.stack_size(32768)
+        never = threading.Event()
+        for _ in range(500):  # not without end, or the limit of memory may come first
+            threading.Thread(target=never.wait, daemon=True).start()
+        never.wait()
         def handle(payload): ...
     """
     version = Version(sandbox, source, limits=PATIENT)

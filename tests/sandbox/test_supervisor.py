@@ -242,6 +242,57 @@ def stop_zygote(sandbox: Sandbox) -> None:
     os.kill(zygote_of(sandbox), signal.SIGSTOP)
 
 
+@pytest.fixture
+def hand_overs(monkeypatch: pytest.MonkeyPatch) -> list[conversation.Conversation]:
+    """What was handed over to a zygote, one conversation for each time."""
+    real_hand_over, seen = conversation.Conversation.hand_over, []
+
+    def hand_over(one: conversation.Conversation, *arguments: Any) -> None:
+        real_hand_over(one, *arguments)
+        seen.append(one)
+
+    monkeypatch.setattr(conversation.Conversation, "hand_over", hand_over)
+    return seen
+
+
+def test_job_that_nobody_had_read_is_run_by_the_next_zygote(
+    either: Sandbox, hand_overs: list[conversation.Conversation]
+) -> None:
+    """The socket of a zygote that is about to die takes jobs to the last."""
+    stop_zygote(either)
+    run = Background(either, RETURNS, key="early")
+    wait_for(lambda: hand_overs, "the job to be handed over")
+    kill_zygote(either)
+    outcome = run.outcome()
+    assert (outcome.reason, len(hand_overs)) == (StopReason.RETURNED, 2), outcome
+
+
+def test_job_that_was_read_is_not_run_again(
+    either: Sandbox, hand_overs: list[conversation.Conversation]
+) -> None:
+    run = Background(either, "def handle(p):\n    print('up')\n    while True: pass", key="late")
+    run.wait_for_print("up")
+    kill_zygote(either)
+    outcome = run.outcome()
+    assert (outcome.reason, len(hand_overs)) == (StopReason.SANDBOX_FAILURE, 1), outcome
+    assert outcome.message == "The sandbox ended unexpectedly."
+
+
+def test_job_that_was_cancelled_is_not_handed_over_again(
+    either: Sandbox,
+    hand_overs: list[conversation.Conversation],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "_STOP_SECONDS", 0.1)
+    stop_zygote(either)
+    run = Background(either, RETURNS, key="off")
+    wait_for(lambda: hand_overs, "the job to be handed over")
+    assert either.supervisor.cancel("off")
+    kill_zygote(either)
+    outcome = run.outcome()
+    assert (outcome.reason, len(hand_overs)) == (StopReason.SANDBOX_FAILURE, 1), outcome
+
+
 @pytest.mark.parametrize("ending", ["cancel", "stop"])
 def test_stuck_zygote_blocks_neither_cancel_nor_stop(
     sandbox: Sandbox, stuck_send: threading.Event, monkeypatch: pytest.MonkeyPatch, ending: str

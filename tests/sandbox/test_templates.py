@@ -445,7 +445,9 @@ def test_what_must_not_be_cloned_runs_cold(sandbox: Sandbox, name: str) -> None:
 FIT = {
     "a closed file": "open(__file__).close()",
     "a thread that has ended": (
-        "import threading\nthread = threading.Thread(target=int)\nthread.start(), thread.join()"
+        "import ctypes, os, threading\nthread = threading.Thread(target=int)\n"
+        "thread.start(), thread.join()\n"  # which returns a moment before the kernel's has ended
+        "while ctypes.CDLL(None).tgkill(os.getpid(), thread.native_id, 0) == 0: pass"
     ),
     "a handler": "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)",
     "a closed memory map": "import mmap\nmmap.mmap(-1, 10).close()",

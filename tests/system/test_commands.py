@@ -123,7 +123,8 @@ def quickstart(data: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
     return run("quickstart", "--no-serve", "--port", "0", "--data", str(data), *arguments)
 
 
-def test_quickstart_demonstrates_then_reuses_what_is_there(data: Path) -> None:
+def test_quickstart_demonstrates_then_reuses_what_is_there(tmp_path: Path) -> None:
+    data = tmp_path / "data"
     first = quickstart(data)
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 from tests.live_server import Api, LiveServer, pack
-from tests.processes import children, descendants, pids_with_argument
+from tests.processes import (
+    children,
+    children_by_script,
+    descendants,
+    find_zygote,
+    is_first_of_its_namespace,
+    only,
+)
 from tests.waiting import DEADLINE_SECONDS, wait_for
 
 # Whoever is found is of the run that is looked at: no version is kept imported beside it.
@@ -68,28 +75,6 @@ def names_itself_at_work(pid: int) -> bool:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8") == "at-work\n"
     except OSError:
         return False  # it ended meanwhile
-
-
-def is_first_of_its_namespace(pid: int) -> bool:
-    """Tell whether a process is number 1 to itself (proc(5), NSpid)."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    (numbers,) = [line for line in status.splitlines() if line.startswith("NSpid:")]
-    return numbers.split()[-1] == "1"
-
-
-def only(pids: set[int], what: str) -> int:
-    assert len(pids) == 1, f"{what}: {pids}"
-    return pids.pop()
-
-
-def children_by_script(pid: int, script: str) -> set[int]:
-    """Return the children that were started to run a script of ours."""
-    return children(pid) & pids_with_argument(f"/{script} ")
-
-
-def find_zygote(stub: int) -> int | None:
-    """Return the process below the stub that is number 1 of the sandbox's namespace."""
-    return next(filter(is_first_of_its_namespace, children(stub)), None)
 
 
 class Tree:

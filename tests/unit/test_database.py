@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -29,6 +30,7 @@ from anymind_lite.database import (
     blanks,
     copy_database,
     is_disk_full,
+    is_locked,
     open_database,
     open_to_read,
     search_damage,
@@ -433,6 +435,25 @@ class TestWriteTransaction:
                     second.result(0.2)
             second.result(DEADLINE_SECONDS)
         assert User.get_by_id(user.id).full_name == "second"
+
+    def test_who_waits_in_line_has_no_more_patience_with_another_program_than_the_first(
+        self, database: ServerDatabase, tmp_path: Path
+    ) -> None:
+        database.timeout = 0.5
+
+        def write() -> None:
+            with write_transaction():
+                pass
+
+        with (
+            closing(sqlite3.connect(tmp_path / "anymind.sqlite3", isolation_level=None)) as other,
+            ThreadPoolExecutor(10) as threads,
+        ):
+            other.execute("BEGIN IMMEDIATE")
+            started = time.monotonic()
+            errors = [threads.submit(write).exception for _ in range(10)]
+            assert all(is_locked(error(DEADLINE_SECONDS) or KeyError()) for error in errors)
+            assert time.monotonic() - started < 2.5  # one after the other: 5 s
 
     def test_a_turn_that_does_not_come_is_an_error_and_leaves_the_next_one_free(
         self, rows: Rows, monkeypatch: pytest.MonkeyPatch

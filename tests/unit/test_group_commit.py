@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from peewee import OperationalError
@@ -107,6 +108,25 @@ def test_a_group_is_open_for_so_long_and_no_longer(
     assert commits == [["a"], ["a", "b"], ["a", "b", "c"]]
 
 
+def test_the_wait_for_another_program_does_not_close_the_group(
+    crowd: Crowd, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is open from its beginning on, which may come seconds after it was asked for."""
+    now = [0.0]
+    begin = ServerDatabase.begin
+
+    def begin_late(self: ServerDatabase, lock_type: str) -> None:
+        now[0] += group_commit._OPEN_SECONDS
+        begin(self, lock_type)
+
+    monkeypatch.setattr(ServerDatabase, "begin", begin_late)
+    monkeypatch.setattr(group_commit, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    futures: list[Future[None]] = []
+    write_before(crowd, futures, lambda: write_user("b"))
+    assert results(futures) == [None]
+    assert commits == [["a", "b"]]
+
+
 def test_nobody_returns_and_nobody_reads_before_the_commit(
     crowd: Crowd, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,14 +193,20 @@ def test_what_fails_last_does_not_take_the_others_along(
     assert commits == [["a"]]
 
 
+def fail_on_a_full_disk(_: ServerDatabase) -> None:
+    raise OperationalError("database or disk is full")
+
+
+def find_and_fail() -> None:
+    with write_transaction():
+        raise KeyError(*names())
+
+
 def test_commit_that_fails_is_told_to_all_and_ends_with_them(
     crowd: Crowd, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: ServerDatabase) -> None:
-        raise OperationalError("database or disk is full")
-
     with monkeypatch.context() as patch:
-        patch.setattr(ServerDatabase, "commit", fail)
+        patch.setattr(ServerDatabase, "commit", fail_on_a_full_disk)
         futures: list[Future[None]] = []
         with pytest.raises(OperationalError) as caught:
             write_before(crowd, futures, lambda: write_user("b"), lambda: write_user("c"))
@@ -189,6 +215,42 @@ def test_commit_that_fails_is_told_to_all_and_ends_with_them(
     assert names() == []
     write_user("d")
     assert commits == [["d"]]
+
+
+def test_who_fails_hears_of_it_after_the_commit_of_what_it_may_have_seen(
+    crowd: Crowd, commits: list[list[str]]
+) -> None:
+    """Or an answer would tell of a row that a power cut still takes away."""
+    is_reached, may_end = threading.Event(), threading.Event()
+
+    def dawdle() -> None:
+        with write_transaction():
+            is_reached.set()
+            assert may_end.wait(DEADLINE_SECONDS)
+
+    def write_first() -> None:
+        write_before(crowd, futures, find_and_fail, dawdle)
+
+    futures: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as first:
+        futures.append(first.submit(write_first))
+        assert is_reached.wait(DEADLINE_SECONDS)
+        with pytest.raises(TimeoutError):
+            futures[1].exception(0.1)
+        may_end.set()
+        assert results(futures) == [None, KeyError, None]
+    assert repr(futures[1].exception()) == "KeyError('a')"
+    assert commits == [["a"]]
+
+
+def test_what_was_found_in_a_group_that_is_not_written_is_not_told(
+    crowd: Crowd, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ServerDatabase, "commit", fail_on_a_full_disk)
+    futures: list[Future[None]] = []
+    with pytest.raises(OperationalError):
+        write_before(crowd, futures, find_and_fail)
+    assert results(futures) == [OperationalError]
 
 
 def test_what_sqlite_undoes_as_a_whole_is_told_to_all_before(

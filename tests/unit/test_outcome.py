@@ -210,7 +210,7 @@ OBSERVATIONS: list[tuple[dict[str, Any], StopReason, str]] = [
     ({"is_cancelled": True}, StopReason.CANCELLED, "cancelled"),
     ({"is_timed_out": True}, StopReason.TIMEOUT, "longer than 3 s"),
     ({"is_log_flood": True}, StopReason.OUTPUT_TOO_LARGE, "more than 5,000 bytes"),
-    ({"status": signal.SIGXCPU, "cpu_ms": 1900}, StopReason.CPU_LIMIT, "more than 2 s of CPU"),
+    ({"status": signal.SIGXCPU, "cpu_ms": 1100}, StopReason.CPU_LIMIT, "more than 2 s of CPU"),
     ({"status": signal.SIGXCPU, "cpu_ms": 50}, StopReason.KILLED_BY_SIGNAL, "signal SIGXCPU"),
     ({"status": signal.SIGKILL, "cpu_ms": 2000}, StopReason.CPU_LIMIT, "more than 2 s of CPU"),
     ({"status": signal.SIGKILL, "cpu_ms": 1999}, StopReason.KILLED_BY_SIGNAL, "SIGKILL"),

@@ -20,6 +20,7 @@ from anymind_lite.sandbox.protocol import (
     read_to_end,
     receive_message,
     send_message,
+    withdraw_job,
 )
 from tests.processes import open_descriptors
 from tests.waiting import DEADLINE_SECONDS
@@ -205,3 +206,18 @@ def test_job_that_ends_early_is_an_error(fd_with: Callable[[bytes], int], kept: 
     fd = fd_with(encode_job(JOBS[1], PLACES, b"")[:kept])
     with pytest.raises(EOFError):
         read_job(fd)
+
+
+@pytest.mark.parametrize("read_bytes", [0, 1, 100])
+def test_job_is_taken_back_unless_somebody_has_read_of_it(read_bytes: int) -> None:
+    fd = os.memfd_create("job")
+    theirs = os.dup(fd)  # the same open file description, as SCM_RIGHTS gives it
+    try:
+        job = encode_job(Job(Mode.PROBE, Limits()), Places("/scratch"), b"{}")
+        os.pwrite(fd, job, 0)
+        os.read(theirs, read_bytes)
+        assert withdraw_job(fd) is (read_bytes == 0)
+        assert os.read(theirs, 1) == b""
+    finally:
+        os.close(fd)
+        os.close(theirs)

@@ -12,7 +12,12 @@ import run
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("requirements.txt", "requirements-dev.txt", "requirements.lock")
-IMPORTED_AS = {"pyjwt": "jwt", "python-dotenv": "dotenv", "pyyaml": "yaml"}
+IMPORTED_AS = {
+    "pyjwt": "jwt",
+    "pytest-xdist": "xdist",
+    "python-dotenv": "dotenv",
+    "pyyaml": "yaml",
+}
 
 
 def read_chosen() -> dict[str, str]:

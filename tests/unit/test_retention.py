@@ -284,6 +284,29 @@ class TestManners:
         one.sweep()
         assert len(left(version)) == 1
 
+    def test_commits_of_deletions_carry_no_work_that_others_would_wait_for(
+        self, database: ServerDatabase, version: AgentVersion, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither the log is written into the file in one, nor are pages zeroed by it."""
+
+        def settings() -> list[int]:
+            names = ("wal_autocheckpoint", "secure_delete")
+            with write_transaction():  # on the connection that writes
+                return [database.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+        seen = []
+        delete = retention._delete_some
+
+        def look(ids: list[int]) -> list[int]:
+            seen.append(settings())
+            return delete(ids)
+
+        monkeypatch.setattr(retention, "_delete_some", look)
+        add(version, *[50] * 2, 0)
+        assert sweep(Keep(days=0, count=1, always=1)) == 2
+        assert seen == [[0, 2]]
+        assert settings()[0] == 1000
+
     def test_a_batch_ends_in_time(
         self, database: ServerDatabase, version: AgentVersion, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -66,14 +66,13 @@ class TestSaveArtifact:
     @pytest.mark.parametrize(
         ("content", "error"),
         [
-            (ARCHIVE + b"x", TooLarge),
-            (ARCHIVE * 1000, TooLarge),
-            (b"", InvalidInput),
-            (b"no archive", InvalidInput),
-            (b"PK\x03\x04" + b"\0" * 50, InvalidInput),
-            (b"\x1f\x8b", InvalidInput),
+            pytest.param(ARCHIVE + b"x", TooLarge, id="a byte too much"),
+            pytest.param(ARCHIVE * 1000, TooLarge, id="far too much"),
+            pytest.param(b"", InvalidInput, id="nothing"),
+            pytest.param(b"no archive", InvalidInput, id="a text"),
+            pytest.param(b"PK\x03\x04" + b"\0" * 50, InvalidInput, id="a zip"),
+            pytest.param(b"\x1f\x8b", InvalidInput, id="the first two bytes"),
         ],
-        ids=lambda value: repr(value)[:20],
     )
     def test_what_is_refused_leaves_nothing(
         self, store: ArtifactStore, tmp_path: Path, content: bytes, error: type[Exception]

@@ -29,6 +29,7 @@ from anymind_lite.sandbox.protocol import (
     has_begun,
     receive_message,
     send_message,
+    withdraw_job,
 )
 
 _READ_BYTES = 1 << 16
@@ -54,6 +55,7 @@ class Conversation:
         self._pidfd: int | None = None
         self._exit: dict[str, int] | None = None
         self._failure = ""
+        self._is_lost = False  # its zygote ended without a word of how the job did
         self.ground: Ground | None = None  # what the job runs on, once it was handed over
         self.scratch: HostScratch | None = None  # where the run cannot have one of its own
         self._next_scratch_look = 0.0
@@ -159,6 +161,16 @@ class Conversation:
         self._drain(self._report_fd)
         self._drain(self._log_fd)
 
+    def withdraw(self) -> bool:
+        """Take the job back from a zygote that ended before anybody had read it.
+
+        Returns False where that cannot be known, and for a job that somebody wants to end: it has
+        no other try. Call it when `cancel` cannot reach the job any more.
+        """
+        if not self._is_lost or self._is_cancelled or self._is_given_up or self._is_overdue:
+            return False
+        return self._job_fd is not None and withdraw_job(self._job_fd)
+
     def _wait_ms(self, overdue_at: float) -> float:
         seconds = overdue_at - time.monotonic()
         if self.scratch is not None:
@@ -185,6 +197,7 @@ class Conversation:
         try:
             message, fds = receive_message(lease)
         except (EOFError, OSError):
+            self._is_lost = True
             self._failure = "The sandbox ended unexpectedly."
             self._kill_child()
             return

@@ -18,7 +18,9 @@ _MAX_MESSAGE_CHARS = 1000
 _UNNAMED = "The agent failed without saying why"
 # The frame wraps the result in its own object, and JSON escapes may lengthen what was counted.
 _FRAME_MARGIN_BYTES = 64 * 1024
-_TICK_TOLERANCE = 0.8
+# Of a CPU limit, what must have been used for SIGXCPU to be the kernel's: it counts whole ticks for
+# whoever runs at one, on a busy machine up to twice what it tells afterwards.
+_TICK_TOLERANCE = 0.5
 
 
 class StopReason(StrEnum):
@@ -200,8 +202,7 @@ def _judge_signal(number: int, seen: Observed, limits: Limits) -> tuple[StopReas
 def _has_used_up_cpu(number: int, cpu_ms: int, limit_ms: int) -> bool:
     """Tell the kernel's signals for a CPU limit from those that an agent sends itself.
 
-    SIGXCPU comes at the limit by the kernel's ticks, which are coarser than what it tells
-    afterwards; SIGKILL comes a second later.
+    SIGXCPU comes at the limit by the kernel's ticks; SIGKILL comes a second later.
     """
     if number == signal.SIGXCPU:
         return cpu_ms >= limit_ms * _TICK_TOLERANCE

@@ -166,25 +166,31 @@ class Supervisor:
         """Run one job to its end in the calling thread.
 
         `payload` is JSON text; `key` names the job for `cancel` and is unique among running ones.
-        `is_wanted` is asked once, when `cancel` can already reach the job: who decides elsewhere
-        that the job is off and then calls `cancel` is obeyed whichever comes first. `template`
-        names what may have imported its code already, in `templates`.
+        `is_wanted` is asked when `cancel` can already reach the job: who decides elsewhere that the
+        job is off and then calls `cancel` is obeyed whichever comes first. `template` names what
+        may have imported its code already, in `templates`. A job that was handed to a zygote which
+        died before anybody had read it is handed over once more, and asked for once more.
         Returns within the wall limit and a few seconds, whatever the agent does.
         """
         started_at = time.monotonic()
-        with ExitStack() as folders, Conversation(job.limits) as conversation:
-            with self._registered(key, conversation):
-                failure = ""
-                if is_wanted():
-                    number = self.templates.number_of(template) if template else None
-                    failure = self._hand_over(
-                        conversation, job, payload, folders=folders, template=number
-                    )
-                else:
-                    conversation.cancel()
-                if not failure:
-                    conversation.drive(self._kill_zygote)
-            seen = conversation.observed(failure, started_at)
+        for is_last_try in (False, True):
+            with ExitStack() as folders, Conversation(job.limits) as conversation:
+                with self._registered(key, conversation):
+                    failure = ""
+                    if is_wanted():
+                        number = self.templates.number_of(template) if template else None
+                        failure = self._hand_over(
+                            conversation, job, payload, folders=folders, template=number
+                        )
+                    else:
+                        conversation.cancel()
+                    if not failure:
+                        conversation.drive(self._kill_zygote)
+                if not is_last_try and conversation.withdraw():
+                    logger.warning("event=job_withdrawn key=%s", key)
+                    continue
+                seen = conversation.observed(failure, started_at)
+                break
         return self._judged(read_outcome(seen, job.limits, job.mode), conversation, job)
 
     def _judged(self, outcome: Outcome, conversation: Conversation, job: Job) -> Outcome:
