@@ -266,7 +266,8 @@ def test_nothing_grows_under_mixed_load(tmp_path: Path, warm_memory_mb: int) -> 
         samples = samples_of(rig, SECONDS)
         print(dict(rig.soak.answers))
         assert not rig.soak.failures
-        assert not leftovers(rig)
+        # A build goes on a little when its agent is deleted, and takes its code away in the end.
+        wait_for(lambda: not leftovers(rig), f"nothing to be left: {leftovers(rig)}")
         assert not growth(samples[0], samples[-1])
         assert rig.zygote in rig.own  # the same to the end
         assert len(children(rig.zygote)) <= 3 * MOST_TEMPLATES
