@@ -11,6 +11,7 @@ from anymind_lite.credentials import read_access_token
 from anymind_lite.errors import NotAllowed, NotAuthenticated
 from anymind_lite.models import User
 from anymind_lite.routes._bodies import NOT_AUTHENTICATED
+from anymind_lite.routes._documented import called, documented
 from anymind_lite.services import accounts, api_keys
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ def token_required(view: Callable[P, R]) -> Callable[P, R]:
 def _guard(
     view: Callable[P, R], sign_in: Callable[[], User], security: list[dict[str, Any]]
 ) -> Callable[P, R]:
+    answer = called(view)
+
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         g.user = accounts.require_active(sign_in())
-        return view(*args, **kwargs)
+        return cast(R, answer(*args, **kwargs))
 
-    return cast(Callable[P, R], Blueprint.doc(security=security)(guarded))
+    return cast(Callable[P, R], documented(guarded, Blueprint.doc(security=security)))
 
 
 def _sign_in() -> User:

@@ -1,7 +1,8 @@
 """How views declare what they take and answer, and the OpenAPI document that follows from it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response
@@ -9,6 +10,7 @@ from flask_smorest import Api, Blueprint
 from marshmallow import Schema
 
 from anymind_lite.routes._context import API_KEY_SCHEME, BEARER_SCHEME
+from anymind_lite.routes._documented import View, called, documented
 from anymind_lite.routes._errors import answer_error
 from anymind_lite.routes._json import StrictParser
 from anymind_lite.routes._schemas import ErrorSchema
@@ -86,7 +88,7 @@ class ApiBlueprint(Blueprint):
         """Document the answer of a view when all is well; the view itself makes the answer."""
         document = self.alt_response(status, schema=schema, description=description, success=True)
 
-        def decorate(view: Callable[..., Any]) -> Any:
+        def decorate(view: View) -> Any:
             return self.doc(operationId=view.__name__)(document(view))
 
         return decorate
@@ -94,6 +96,25 @@ class ApiBlueprint(Blueprint):
     def may_answer(self, *statuses: int) -> Any:
         """Document errors that do not follow from the shape of the operation."""
         return self.doc(responses={str(status): _error_reference(status) for status in statuses})
+
+    def alt_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Document another answer of a view."""
+        return partial(documented, document=super().alt_response(*args, **kwargs))
+
+    @staticmethod
+    def doc(**kwargs: Any) -> Any:
+        """Document a view in the words of OpenAPI."""
+        return partial(documented, document=Blueprint.doc(**kwargs))
+
+    def arguments(self, schema: type[Schema], *, location: str = "json") -> Any:
+        """Hand the view what a request says, read by one instance of the schema."""
+        document = super().arguments(schema, location=location)
+        read = self.ARGUMENTS_PARSER.use_args(schema(), location=location)
+
+        def decorate(view: View) -> View:
+            return documented(view, document, read(called(view)))
+
+        return decorate
 
 
 class DocumentedApi(Api):
@@ -113,6 +134,8 @@ class DocumentedApi(Api):
         flask-smorest's own does both at once, which is a tenth of a start.
         """
         self._app.register_blueprint(blueprint)
+        for endpoint, view in tuple(self._app.view_functions.items()):
+            self._app.endpoint(endpoint)(called(view))
         self._undocumented.append(blueprint)
 
     def _register_responses(self) -> None:

@@ -151,6 +151,14 @@ def test_security_of_each_operation(document: dict[str, Any]) -> None:
             assert security == [{"ApiKey": []}, {"Bearer": []}], (method, path)
 
 
+def test_views_keep_their_guards(app: Flask, document: dict[str, Any]) -> None:
+    client = app.test_client()
+    for path, method, operation in operations(document):
+        if "security" in operation:
+            address = re.sub(r"{\w+}", "1", path)
+            detail(client.open(address, method=method.upper()), 401)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "statuses"),
     [
