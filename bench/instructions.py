@@ -1,13 +1,13 @@
-"""Counts what a request executes, where a time would be noise: requests that need no child.
+"""Counts what a request executes, where a time would be noise: the server's part of it alone.
 
     python -m bench.instructions [--write]
 
 Counted are, on the thread that serves the request: bytecode instructions of Python and calls of C
 functions, which depend on the version of Python; statements of SQLite and the steps of its virtual
 machine, which depend on its version and on nothing else. A backend with some rows is asked through
-its WSGI application, without a socket and without a test client. The least of several rounds
-counts. instructions.json holds what was counted before, for each
-version of Python.
+its WSGI application, without a socket and without a test client. No agent runs: in place of the
+sandbox stands what returns at once, always the same. The least of several rounds counts.
+instructions.json holds what was counted before, for each version of Python.
 """
 
 import argparse
@@ -30,8 +30,11 @@ from flask import Flask
 from anymind_lite.app import create_app
 from anymind_lite.backend import Backend
 from anymind_lite.config import load_settings
-from anymind_lite.database import database
-from tests.many_rows import fill
+from anymind_lite.database import database, write_transaction
+from anymind_lite.sandbox.in_server.outcome import Outcome, StopReason
+from anymind_lite.sandbox.policy import Tier
+from anymind_lite.sandbox.protocol import Job
+from tests.many_rows import AGENTS, fill
 
 BASELINE = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.10
@@ -40,10 +43,11 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 @dataclass(frozen=True)
 class Request:
-    """One request and the status of its answer."""
+    """One request and the status of its answer; with a body it is a POST."""
 
     path: str
     status: str = "200"
+    body: bytes = b""
 
     @property
     def has_right_key(self) -> bool:
@@ -59,9 +63,27 @@ REQUESTS = {
     "logs of an agent": Request("/api/v1/logs/3?limit=20"),
     "refuse a wrong key": Request("/api/v1/agents/3", "401"),
     "health": Request("/health"),
+    # The last, as it adds rows.
+    "execute an agent": Request(
+        "/api/v1/runtime/3/execute", "201", b'{"payload":{"text":"a payload as they are"}}'
+    ),
 }
 STEPS = "SQLite steps"
 KINDS = ("bytecodes", "calls of C", "statements", STEPS)
+_RETURNED = Outcome(
+    reason=StopReason.RETURNED,
+    message="",
+    logs="what it printed\n",
+    duration_ms=3,
+    cpu_ms=1,
+    max_rss_kb=14200,
+    details={"result": {"words": 9}},
+    tier=Tier.A,
+    layers=("namespaces", "rlimits", "seccomp"),
+    is_warm=True,
+    start_ms=0.9,
+    wall_ms=1.8,
+)
 _MONITORING: Any = getattr(sys, "monitoring", None)
 _WARM_UP_ROUNDS = 3  # which fill caches
 _ROUNDS = 3
@@ -157,17 +179,31 @@ def _application() -> Iterator[tuple[Flask, str]]:
         (Path(folder) / "artifacts").mkdir()
         backend = Backend(load_settings(Path(folder), environ=environ).settings)
         backend.start()
+        _stand_in_for_sandbox(backend)
         try:
             yield create_app(backend), key
         finally:
             backend.stop()
 
 
+def _stand_in_for_sandbox(backend: Backend) -> None:
+    """Have every job return at once; the rows of many_rows.py have no code either."""
+
+    def run(_job: Job, _payload: bytes, *, is_wanted: Callable[[], bool], **_: object) -> Outcome:
+        if not is_wanted():
+            raise RuntimeError("an execution that nobody cancelled is not wanted")
+        return _RETURNED
+
+    backend.sandbox.run = run  # type: ignore[method-assign, assignment]
+    for number in range(1, AGENTS + 1):
+        backend.store.code_dir(number, number).mkdir(parents=True)
+
+
 def _ask(app: Flask, request: Request, key: str) -> None:
     """Send one request through the WSGI application, read all of the answer, check its status."""
     path, _, query = request.path.partition("?")
     environ = {
-        "REQUEST_METHOD": "GET",
+        "REQUEST_METHOD": "POST" if request.body else "GET",
         "PATH_INFO": path,
         "QUERY_STRING": query,
         "SERVER_NAME": "127.0.0.1",
@@ -176,7 +212,9 @@ def _ask(app: Flask, request: Request, key: str) -> None:
         "REMOTE_ADDR": "127.0.0.1",
         "HTTP_X_API_KEY": key,
         "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
+        "CONTENT_TYPE": "application/json" if request.body else "",
+        "CONTENT_LENGTH": str(len(request.body)) if request.body else "",
+        "wsgi.input": io.BytesIO(request.body),
         "wsgi.errors": sys.stderr,
     }
     statuses: list[str] = []
@@ -254,7 +292,9 @@ def _calls_counted(counts: Counts) -> Iterator[None]:
 
 @contextmanager
 def _sqlite_counted(counts: Counts) -> Iterator[None]:
-    connection = database.connection()
+    connections = [database.connection()]
+    with write_transaction(is_durable=False):
+        connections.append(database.connection())  # the one that all writes go through
 
     def step() -> int:
         counts[STEPS] += 1
@@ -263,13 +303,15 @@ def _sqlite_counted(counts: Counts) -> Iterator[None]:
     def statement(_text: str) -> None:
         counts["statements"] += 1
 
-    connection.set_progress_handler(step, 1)
-    connection.set_trace_callback(statement)
+    for connection in connections:
+        connection.set_progress_handler(step, 1)
+        connection.set_trace_callback(statement)
     try:
         yield
     finally:
-        connection.set_progress_handler(None, 1)
-        connection.set_trace_callback(None)
+        for connection in connections:
+            connection.set_progress_handler(None, 1)
+            connection.set_trace_callback(None)
 
 
 if __name__ == "__main__":

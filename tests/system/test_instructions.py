@@ -14,20 +14,28 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
 
-# Before each request a server with a fault does what it says.
+# In each request a server with a fault does what it says besides.
 MUTANT = """
 import sys
 from bench import instructions
 from anymind_lite.database import database
+from anymind_lite.services.executor import Executor
 
-real = instructions.create_app
+create_app, execute = instructions.create_app, Executor.run
 
 def create(backend):
-    app = real(backend)
+    app = create_app(backend)
     app.before_request(lambda: {fault} and None)
     return app
 
-instructions.create_app = create
+def run(*arguments, **named):
+    {fault}
+    return execute(*arguments, **named)
+
+if {in_requests}:
+    instructions.create_app = create
+else:
+    Executor.run = run
 instructions.main()
 """
 
@@ -60,16 +68,27 @@ def test_no_request_executes_a_tenth_more_than_it_did() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
+FAULTS = pytest.mark.parametrize(
     ("fault", "kind"),
     [
-        ("[one for one in range(2000)]", "bytecodes"),
-        ("[abs(one) for one in range(200)]", "calls of C"),
-        ("database.execute_sql('SELECT 1')", "statements"),
+        ("[one for one in range(5000)]", "bytecodes"),
+        ("[abs(one) for one in range(500)]", "calls of C"),
+        ("[database.execute_sql('SELECT 1') for _ in range(2)]", "statements"),
     ],
 )
+
+
+@FAULTS
 def test_a_request_that_executes_more_is_named(fault: str, kind: str) -> None:
-    done = count("-c", MUTANT.format(fault=fault))
+    done = count("-c", MUTANT.format(fault=fault, in_requests=True))
     assert done.returncode == 1
     assert f" {kind}, " in done.stderr
     assert "get an agent: " in done.stderr
+
+
+@FAULTS
+def test_an_execute_that_executes_more_is_named_alone(fault: str, kind: str) -> None:
+    done = count("-c", MUTANT.format(fault=fault, in_requests=False))
+    assert done.returncode == 1
+    assert f" {kind}, " in done.stderr
+    assert {line.partition(":")[0] for line in done.stderr.splitlines()} == {"execute an agent"}
