@@ -26,11 +26,16 @@ from peewee import (
     DatabaseError,
     DatabaseProxy,
     Field,
+    FloatField,
+    ForeignKeyField,
+    IntegerField,
+    Model,
     ModelInsert,
     ModelSelect,
     ModelUpdate,
     OperationalError,
     SqliteDatabase,
+    TextField,
     Value,
 )
 
@@ -474,6 +479,34 @@ def write_transaction(*, is_durable: bool = True) -> Iterator[None]:
         yield
 
 
+def row_of(model: type[Model], columns: dict[str, Any]) -> Any:
+    """Return a model that holds these columns, as Peewee makes those of a select.
+
+    Past the attributes, which would take longer than SQLite needs to find the row.
+    """
+    row = model(__no_default__=1)
+    row.__data__.update(columns)
+    return row
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The names of a select's columns, what reads those that need it, and which are no fields."""
+
+    names: tuple[str, ...]
+    readers: dict[str, Callable[[Any], Any]]
+    aliases: tuple[str, ...]
+
+
+# What SQLite itself keeps and gives back as it is, by the column's affinity.
+_PLAIN_FIELDS = (TextField, IntegerField, FloatField, ForeignKeyField)
+
+
+def _is_converted(field: Field) -> bool:
+    """Tell whether what SQLite holds of a field is not its value."""
+    return not isinstance(field, _PLAIN_FIELDS)
+
+
 class PreparedSelect:
     """A select whose SQL is rendered once, for statements that every request needs.
 
@@ -493,9 +526,14 @@ class PreparedSelect:
         return sql
 
     @cached_property
-    def _columns(self) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-        """Name and reader of each column."""
-        return tuple((one.name, one.unwrap().python_value) for one in self._query.selected_columns)
+    def _columns(self) -> _Columns:
+        columns = self._query.selected_columns
+        fields = {one.name: one.unwrap() for one in columns}
+        return _Columns(
+            tuple(fields),
+            {name: one.python_value for name, one in fields.items() if _is_converted(one)},
+            tuple(one.name for one in columns if not isinstance(one, Field)),
+        )
 
     def find(self, *values: object) -> Any:
         """Return the first row as a model, or None."""
@@ -503,24 +541,28 @@ class PreparedSelect:
         rows = database.execute_sql(self._sql, values).fetchall()
         if not rows:
             return None
-        pairs = zip(self._columns, rows[0], strict=True)
-        # As Peewee makes the models of a select: what was not selected has no default either.
-        return self._query.model(
-            __no_default__=1, **{name: read(value) for (name, read), value in pairs}
-        )
+        columns = self._columns
+        found = dict(zip(columns.names, rows[0], strict=True))
+        for name, read in columns.readers.items():
+            found[name] = read(found[name])
+        row = row_of(self._query.model, found)
+        for name in columns.aliases:
+            setattr(row, name, row.__data__.pop(name))
+        return row
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a `PreparedWrite` a value goes, and how it is written."""
+    """Where in a `PreparedWrite` a value goes, and how it is written, if not as it is."""
 
     name: str
-    write: Callable[[Any], Any]
+    write: Callable[[Any], Any] | None
 
 
 def blank(field: Field, name: str = "") -> Value:
     """Stand in a `PreparedWrite` for a value of a field that comes later; named as it, or so."""
-    return Value(_Place(name or field.name, field.db_value), converter=False, unpack=False)
+    write = field.db_value if _is_converted(field) else None
+    return Value(_Place(name or field.name, write), converter=False, unpack=False)
 
 
 def blanks(*fields: Field) -> dict[Field, Value]:
@@ -542,7 +584,10 @@ class PreparedWrite:
     def run(self, **values: object) -> Any:
         """Execute it with a value for each blank, by name; returns the cursor."""
         sql, places = self._rendered
-        return database.execute_sql(sql, [one.write(values[one.name]) for one in places])
+        written = [
+            values[one.name] if one.write is None else one.write(values[one.name]) for one in places
+        ]
+        return database.execute_sql(sql, written)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -195,7 +195,7 @@ class ArtifactStore:
 
     def code_dir(self, agent_id: int, version_id: int) -> Path:
         """Return where a version's code is, or will be, unpacked."""
-        return self._code_root / str(agent_id) / str(version_id)
+        return self._code_root / f"{agent_id}/{version_id}"  # every run asks: one step, not two
 
     @contextmanager
     def fresh_code(self) -> Iterator[FreshCode]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from peewee import DatabaseError, IntegrityError
 
@@ -22,6 +22,7 @@ from anymind_lite.database import (
     blank,
     blanks,
     is_locked,
+    row_of,
     write_transaction,
 )
 from anymind_lite.errors import (
@@ -34,6 +35,7 @@ from anymind_lite.errors import (
 )
 from anymind_lite.models import (
     UNFINISHED,
+    Agent,
     AgentStatus,
     AgentVersion,
     ErrorCode,
@@ -60,7 +62,22 @@ logger = logging.getLogger(__name__)
 _EXECUTION_OF_USER = PreparedSelect(
     Execution.select().where(Execution.id == 0, Execution.user == 0)
 )
-_VERSION_BY_ID = PreparedSelect(AgentVersion.select().where(AgentVersion.id == 0))
+# What a run needs of a version, and not its build log; and where its agent stands.
+_CURRENT_VERSION = PreparedSelect(
+    AgentVersion.select(
+        AgentVersion.id,
+        AgentVersion.agent,
+        AgentVersion.entrypoint,
+        AgentVersion.tarball_path,
+        AgentVersion.tarball_sha256,
+        AgentVersion.limits,
+        AgentVersion.allows_processes,
+        AgentVersion.concurrency,
+        Agent.status.alias("agent_status"),
+    )
+    .join(Agent, on=(Agent.current_version_id == AgentVersion.id))
+    .where(Agent.id == 0, Agent.user == 0)
+)
 
 # What the row of an execution tells of its beginning, of any run that came to an end, and of one
 # that came to a child.
@@ -139,9 +156,12 @@ def execute_agent(
     try:
         _replay(user, request)  # before it is asked whether the agent can still run
         call = _Call(user, _runnable_version(user, agent_id), text, request)
-        execution_id = _execute(call, executor, patience_seconds)
+        if patience_seconds is None:
+            return Made(_execute(call, executor))
+        execution_id = _begin_in_background(call, executor)
     except _Replayed as replayed:
         return Made(replayed.execution, is_replay=True)
+    executor.wait_for_end(execution_id, patience_seconds)
     return Made(get_execution(user, execution_id))
 
 
@@ -160,41 +180,41 @@ def _replay(user: User, request: KeyedRequest | None) -> None:
         raise _Replayed(earlier)
 
 
-def _execute(call: _Call, executor: Executor, patience_seconds: float | None) -> int:
-    if patience_seconds is None:
-        with executor.place(call.user, call.version) as place:
-            # Nobody is told before its end is written, unless the same may be asked for again.
-            is_durable = call.request is not None
-            execution_id, has_slot = _begin(call, place, is_durable=is_durable)
-            _carry_out(execution_id, call, place, executor, has_slot=has_slot)
-    else:
-        execution_id = _begin_in_background(call, executor)
-        executor.wait_for_end(execution_id, patience_seconds)
-    return execution_id
+def _execute(call: _Call, executor: Executor) -> Execution:
+    """Run to the end; return the row as it was written, which is read again only where need be."""
+    with executor.place(call.user, call.version) as place:
+        # Nobody is told before its end is written, unless the same may be asked for again.
+        is_durable = call.request is not None
+        row, has_slot = _begin(call, place, is_durable=is_durable)
+        end = _carry_out(row.id, call, place, executor, has_slot=has_slot)
+    if end is None or not has_slot:  # decided by others, or changed by `mark_running` meanwhile
+        return get_execution(call.user, row.id)
+    row.__data__.update(_columns_of(end))
+    return row
 
 
-def _begin(call: _Call, place: Place, *, is_durable: bool) -> tuple[int, bool]:
-    """Insert the row; return its id, and whether it has its slot."""
+def _begin(call: _Call, place: Place, *, is_durable: bool) -> tuple[Execution, bool]:
+    """Insert the row; return it, and whether it has its slot."""
     # Asked once: another thread may hand the slot over while the row is written, and what the row
     # says is what must be done. (test_a_slot_that_comes_while_the_row_is_written)
     has_slot = place.reservation.has_slot
-    execution_id = _insert_execution(call, has_slot, claim=place.claim, is_durable=is_durable)
-    return execution_id, has_slot
+    row = _insert_execution(call, has_slot, claim=place.claim, is_durable=is_durable)
+    return row, has_slot
 
 
 def _begin_in_background(call: _Call, executor: Executor) -> int:
     with ExitStack() as stack:
         place = stack.enter_context(executor.place(call.user, call.version))
-        execution_id, has_slot = _begin(call, place, is_durable=True)
+        row, has_slot = _begin(call, place, is_durable=True)
         carry_out = partial(
-            _carry_out, execution_id, call, place, executor, has_slot=has_slot, is_patient=True
+            _carry_out, row.id, call, place, executor, has_slot=has_slot, is_patient=True
         )
         try:
             executor.in_background(carry_out, stack.pop_all())
         except Overloaded as exc:
-            _turn_away(execution_id, ErrorCode.SANDBOX_FAILURE, str(exc))
+            _turn_away(row.id, ErrorCode.SANDBOX_FAILURE, str(exc))
             raise
-    return execution_id
+    return int(row.id)
 
 
 def _carry_out(
@@ -205,20 +225,23 @@ def _carry_out(
     *,
     has_slot: bool,
     is_patient: bool = False,
-) -> None:
-    """Run an execution to its end, whichever that is.
+) -> End | None:
+    """Run an execution to its end, whichever that is; return it if it was written so.
 
     Raises Overloaded and EndNotWritten, neither if patient.
     """
-    if has_slot or _wait_for_slot(execution_id, place, is_patient=is_patient):
-        end = end_of(_run(execution_id, call, executor))
-        try:
-            finish_execution(execution_id, end)  # before the slot is free: a stop waits for it
-        except _NOT_WRITTEN as exc:
-            logger.warning("event=end_kept execution_id=%d reason=%r", execution_id, str(exc))
-            executor.keep_end(execution_id, end)
-            if not is_patient:
-                raise EndNotWritten(execution_id) from exc
+    if not has_slot and not _wait_for_slot(execution_id, place, is_patient=is_patient):
+        return None
+    end = end_of(_run(execution_id, call, place, executor))
+    try:
+        # Before the slot is free: a stop waits for it.
+        return end if finish_execution(execution_id, end) else None
+    except _NOT_WRITTEN as exc:
+        logger.warning("event=end_kept execution_id=%d reason=%r", execution_id, str(exc))
+        executor.keep_end(execution_id, end)
+        if not is_patient:
+            raise EndNotWritten(execution_id) from exc
+        return None
 
 
 def _json_text(value: Any) -> str:
@@ -227,43 +250,41 @@ def _json_text(value: Any) -> str:
 
 
 def _runnable_version(user: User, agent_id: int) -> AgentVersion:
-    agent = get_agent(user, agent_id)
-    if agent.status == AgentStatus.ARCHIVED:
+    version: Any = _CURRENT_VERSION.find(agent_id, user.id)
+    status = version.agent_status if version is not None else get_agent(user, agent_id).status
+    if status == AgentStatus.ARCHIVED:
         raise InvalidInput("Agent is archived")
-    version: AgentVersion | None = None
-    if agent.current_version_id is not None:
-        version = _VERSION_BY_ID.find(agent.current_version_id)
     if version is None:
         raise InvalidInput("Agent has no ready version; upload an artifact and wait for its build")
-    return version
+    return cast(AgentVersion, version)
 
 
 def _insert_execution(
     call: _Call, has_slot: bool, *, claim: Callable[[int], None], is_durable: bool
-) -> int:
-    """Write the row and return its id, claimed before anybody else can see it."""
+) -> Execution:
+    """Write the row and return it, claimed before anybody else can see it."""
     now = utc_now()
-    status = ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING
+    columns = {
+        "agent": call.version.agent_id,
+        "agent_version": call.version.id,
+        "user": call.user.id,
+        "status": ExecutionStatus.RUNNING if has_slot else ExecutionStatus.PENDING,
+        "input_data": call.payload_text,
+        "created_at": now,
+        "started_at": now if has_slot else None,
+        "queue_ms": 0.0 if has_slot else None,
+        "updated_at": now,
+    }
     try:
         with write_transaction(is_durable=is_durable):
             _replay(call.user, call.request)  # the same may have been asked for twice at once
-            inserted = _INSERT.run(
-                agent=call.version.agent_id,
-                agent_version=call.version.id,
-                user=call.user.id,
-                status=status,
-                input_data=call.payload_text,
-                created_at=now,
-                started_at=now if has_slot else None,
-                queue_ms=0.0 if has_slot else None,
-                updated_at=now,
-            )
-            execution_id = int(inserted.lastrowid)
+            execution_id = int(_INSERT.run(**columns).lastrowid)
             remember(call.user, call.request, execution_id=execution_id)
             claim(execution_id)
     except IntegrityError as exc:  # deleted since it was looked up: a foreign key fails
         raise NotFound("Agent not found") from exc
-    return execution_id
+    row: Execution = row_of(Execution, {"id": execution_id, **columns})
+    return row
 
 
 def _wait_for_slot(execution_id: int, place: Place, *, is_patient: bool) -> bool:
@@ -283,9 +304,9 @@ def _wait_for_slot(execution_id: int, place: Place, *, is_patient: bool) -> bool
     return mark_running(execution_id, queue_ms=place.age_ms)
 
 
-def _run(execution_id: int, call: _Call, executor: Executor) -> Outcome:
+def _run(execution_id: int, call: _Call, place: Place, executor: Executor) -> Outcome:
     try:
-        return executor.run(execution_id, call.version, call.payload_text.encode())
+        return executor.run(place, call.version, call.payload_text.encode())
     except BuildError as exc:
         return Outcome(StopReason.SANDBOX_FAILURE, str(exc), "", 0)
     except ReadingCancelled:
@@ -318,7 +339,7 @@ def mark_running(execution_id: int, *, queue_ms: float | None = None) -> bool:
 def finish_execution(execution_id: int, end: End) -> bool:
     """running -> completed, failed or cancelled; False when it was finished otherwise before."""
     with write_transaction():
-        columns = {**_NO_TRACES, **end.traces, **end.verdict}
+        columns = _columns_of(end)
         changed = _FINISH.run(id=execution_id, old=ExecutionStatus.RUNNING, **columns).rowcount
         if not changed:
             # A cancelled run keeps what it had printed, and what it used.
@@ -328,6 +349,10 @@ def finish_execution(execution_id: int, end: End) -> bool:
                 Execution.tier.is_null(),
             ).execute()
     return bool(changed == 1)
+
+
+def _columns_of(end: End) -> dict[str, Any]:
+    return {**_NO_TRACES, **end.traces, **end.verdict}
 
 
 def write_kept_ends(executor: Executor) -> None:

@@ -80,6 +80,7 @@ class Place:
         self.agent_id = agent_id
         self._taken_at = time.monotonic()
         self.execution_id: int | None = None
+        self.is_stopped = False
         self._claims = claims
 
     @property
@@ -94,6 +95,11 @@ class Place:
         """
         self.execution_id = execution_id
         self._claims[execution_id] = self
+
+    def stop(self) -> None:
+        """Let it run no more, and wait no more, from another thread; what runs is ended after."""
+        self.is_stopped = True
+        self.reservation.abandon()
 
 
 class Executor:
@@ -175,7 +181,7 @@ class Executor:
             if place is not None:
                 self._release(place)
 
-    def in_background(self, action: Callable[[], None], place: ExitStack) -> None:
+    def in_background(self, action: Callable[[], object], place: ExitStack) -> None:
         """Call `action` on another thread and leave `place` after it. Raises Overloaded."""
 
         def run() -> None:
@@ -193,22 +199,24 @@ class Executor:
             place.close()
             raise Overloaded("The server cannot run it now", retry_after_seconds=5) from exc
 
-    def run(self, execution_id: int, version: AgentVersion, payload: bytes) -> Outcome:
-        """Run the version's entrypoint on a payload of JSON text.
+    def run(self, place: Place, version: AgentVersion, payload: bytes) -> Outcome:
+        """Run the version's entrypoint on a payload of JSON text, for the execution of a place.
 
         Raises BuildError, and ReadingCancelled when it was stopped while its code was unpacked.
         """
-        key = _job_key(execution_id)
+        key = _job_key(place.execution_id)
 
         def is_wanted() -> bool:
-            # It may have been cancelled, be gone with its agent, or the server ends.
-            return not self._is_ending and has_status(execution_id, ExecutionStatus.RUNNING)
+            # Whoever cancels, or deletes the agent, decides the row first and marks the place then,
+            # before the run is looked for. What stops the server may run out of time before this
+            # one. (test_what_is_stopped_before_its_run_never_comes_to_a_child)
+            return not (self._is_ending or place.is_stopped)
 
-        is_unpacked = self._store.code_dir(version.agent_id, version.id).is_dir()
-        folder = ensure_code(
-            version, store=self._store, reader=self._reader, key=key, is_wanted=is_wanted
-        )
-        if not is_unpacked:
+        folder = self._store.code_dir(version.agent_id, version.id)
+        if not folder.is_dir():
+            ensure_code(
+                version, store=self._store, reader=self._reader, key=key, is_wanted=is_wanted
+            )
             remove_if_gone(version, store=self._store)
         job = Job(
             Mode.EXECUTE,
@@ -289,7 +297,7 @@ class Executor:
     def _stop(self, execution_id: int, *, grace_seconds: float) -> None:
         place = self._held.get(execution_id)
         if place is not None:
-            place.reservation.abandon()
+            place.stop()
         key = _job_key(execution_id)
         self._reader.cancel(key)
         self._sandbox.cancel(key, grace_seconds=grace_seconds)
@@ -355,5 +363,5 @@ def has_status(execution_id: int, status: ExecutionStatus) -> bool:
     return row is not None and row.status == status
 
 
-def _job_key(execution_id: int) -> str:
+def _job_key(execution_id: int | None) -> str:
     return f"execution-{execution_id}"

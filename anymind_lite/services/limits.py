@@ -100,7 +100,7 @@ def build_limits(defaults: Limits, asked: Mapping[str, float], caps: Caps) -> Li
         changes[name] = int(min(asked[key], caps[key])) * unit
     if "data_bytes" in changes and "address_space_bytes" not in changes:
         changes["address_space_bytes"] = _room_for(changes["data_bytes"], defaults, caps)
-    return replace(defaults, **changes)
+    return replace(defaults, **changes) if changes else defaults
 
 
 def template_limits(run: Limits, importing: Limits) -> Limits:

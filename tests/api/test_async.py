@@ -14,9 +14,11 @@ from werkzeug.test import TestResponse
 from anymind_lite.backend import Backend
 from anymind_lite.database import write_transaction
 from anymind_lite.errors import Overloaded
-from anymind_lite.models import AgentVersion, User
+from anymind_lite.models import AgentVersion, Execution, User
 from anymind_lite.routes._prefer import read_preference
+from anymind_lite.sandbox.in_server.conversation import Conversation
 from anymind_lite.services import executions
+from anymind_lite.services import executor as executor_module
 from anymind_lite.services.executor import LONG_POLLS, Executor, Place
 from anymind_lite.services.slots import SlotPool
 from tests.api.conftest import (
@@ -329,7 +331,7 @@ def test_row_is_held_before_anybody_can_see_it(
     seen: list[int] = []
     insert = executions._insert_execution
 
-    def watched(*arguments: Any, claim: Any, **named: Any) -> int:
+    def watched(*arguments: Any, claim: Any, **named: Any) -> Execution:
         def claim_and_look(execution_id: int) -> None:
             claim(execution_id)
             assert execution_id in backend.executor.held
@@ -412,6 +414,91 @@ def test_version_without_artifact_ends_in_the_background_too(
     assert (row["status"], row["error_code"]) == ("failed", "sandbox_failure")
     assert "missing on the server" in row["error_message"]
     assert (row["tier"], row["duration_ms"], row["cpu_ms"]) == (None, None, None)
+
+
+ENDINGS = """
+import os, sys
+
+def handle(payload):
+    print("hello")
+    match payload.get("end"):
+        case "raise":
+            raise ValueError("no")
+        case "exit":
+            os._exit(3)
+        case "not json":
+            return {"a": object()}
+    return payload
+"""
+
+
+@pytest.mark.parametrize("end", ["return \u00e9 \u2028", "raise", "exit", "not json"])
+def test_answer_is_what_is_read_later(client: FlaskClient, alice: Person, end: str) -> None:
+    """It is made of what was written, and not read again."""
+    agent_id = deploy(client, alice, ENDINGS)
+    for _ in range(2):  # without and with a template
+        body = {"payload": {"end": end}}
+        path = f"{RUNTIME}/{agent_id}/execute"
+        row = body_of(client.post(path, json=body, headers=alice.by_key), 201)
+        assert row == get(client, alice, row["id"])
+
+
+def _cancel(client: FlaskClient, alice: Person, backend: Backend, agent_id: int) -> None:
+    (execution_id,) = backend.executor._held
+    assert cancel(client, alice, execution_id)["status"] == "cancelled"
+
+
+def _delete(client: FlaskClient, alice: Person, backend: Backend, agent_id: int) -> None:
+    deleted = client.delete(f"/api/v1/agents/{agent_id}", headers=alice.by_key)
+    assert deleted.status_code == 204
+
+
+def _interrupt(client: FlaskClient, alice: Person, backend: Backend, agent_id: int) -> None:
+    backend.executor.interrupt()
+
+
+@pytest.mark.parametrize(
+    ("stop", "answer"),
+    [
+        (_cancel, (201, "cancelled", "cancelled")),
+        (_delete, (404, None, None)),
+        (_interrupt, (201, "failed", "server_restarted")),
+    ],
+    ids=["cancelled", "deleted", "interrupted"],
+)
+@pytest.mark.parametrize("is_unpacked", [True, False], ids=["unpacked", "packed"])
+def test_what_is_stopped_before_its_run_never_comes_to_a_child(
+    client: FlaskClient,
+    alice: Person,
+    backend: Backend,
+    echo: int,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[[FlaskClient, Person, Backend, int], None],
+    answer: tuple[int, str | None, str | None],
+    is_unpacked: bool,
+) -> None:
+    handed_over: list[object] = []
+    run = backend.executor.run
+    version = AgentVersion.get(AgentVersion.agent == echo)
+
+    def stopped_first(*arguments: Any) -> Any:
+        stop(client.application.test_client(), alice, backend, echo)
+        if not is_unpacked:
+            backend.store.remove_code(echo, version.id)
+        return run(*arguments)
+
+    monkeypatch.setattr(backend.executor, "run", stopped_first)
+    monkeypatch.setattr(Conversation, "hand_over", lambda *_: handed_over.append(_))
+    # An interrupt that is out of time tells nobody: all that is left is that the server ends.
+    monkeypatch.setattr(executor_module, "_INTERRUPT_SECONDS", -1)
+    try:
+        response = execute(client, alice, echo)
+    finally:
+        backend.executor.end()
+        backend.executor.begin()
+    row = response.get_json()
+    assert (response.status_code, row.get("status"), row.get("error_code")) == answer
+    assert handed_over == []
 
 
 GRACE = """
