@@ -3,14 +3,18 @@
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 from flask.json.provider import DefaultJSONProvider
-from flask_cors import CORS
-from flask_cors.core import DEFAULT_OPTIONS, get_cors_headers, serialize_options
+from flask_cors.core import (
+    DEFAULT_OPTIONS,
+    get_cors_headers,
+    serialize_options,
+    set_cors_headers,
+)
 from werkzeug.datastructures import Headers
 
 from anymind_lite.routes import agents, api_keys, auth, health, logs, runtime, system, uploads
@@ -23,6 +27,8 @@ from anymind_lite.routes._urls import IdConverter
 from anymind_lite.routes.docs import make_docs_blueprint
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
     from anymind_lite.backend import Backend
 
 logger = logging.getLogger(__name__)
@@ -60,10 +66,18 @@ class JsonResponse(Response):
     default_mimetype = "application/json"
 
 
+class _Application(Flask):
+    """Flask, where nothing that a request calls is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function as it is; Flask would look into each, in every request."""
+        return func
+
+
 def create_app(backend: "Backend") -> Flask:
     """Return the WSGI application that serves a backend; starts and opens nothing."""
     # No static folder, no sessions: everything served has a route of its own.
-    app = Flask("anymind_lite", static_folder=None)
+    app = _Application("anymind_lite", static_folder=None)
     app.response_class = JsonResponse
     app.extensions[EXTENSION] = backend
     settings = backend.settings
@@ -93,8 +107,14 @@ def _configure_urls_and_json(app: Flask) -> None:
 
 def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
     """Answer preflights and mark answers for the configured origins; no cookies are involved."""
-    if origins:
-        CORS(app, **_cors_options(origins))
+    if not origins:
+        return
+    options = serialize_options({**DEFAULT_OPTIONS, **_cors_options(origins)})
+
+    @app.after_request
+    def allow_origin(response: Response) -> Response:
+        # flask-cors's own hook looks for a rule of the address first, in every request of anybody.
+        return set_cors_headers(response, options) if "HTTP_ORIGIN" in request.environ else response
 
 
 def _cors_options(origins: tuple[str, ...]) -> Any:
@@ -134,11 +154,22 @@ def _exactly(text: str) -> re.Pattern[str]:
 
 
 def _set_headers(app: Flask) -> None:
-    @app.after_request
-    def set_headers(response: Response) -> Response:
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
+    """Add what every answer says, unless a view has said otherwise.
+
+    To the list that goes out: each name in werkzeug's own costs as much as finding a row.
+    """
+    answer = app.wsgi_app
+    always = [(name.lower(), (name, value)) for name, value in _HEADERS.items()]
+
+    def answer_with_headers(environ: "WSGIEnvironment", begin: "StartResponse") -> Iterable[bytes]:
+        def begin_with_headers(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            said = {name.lower() for name, _ in headers}
+            missing = [header for name, header in always if name not in said]
+            return begin(status, headers + missing, *error)
+
+        return answer(environ, begin_with_headers)
+
+    app.wsgi_app = answer_with_headers  # type: ignore[method-assign, assignment]
 
 
 def _log_requests(app: Flask) -> None:

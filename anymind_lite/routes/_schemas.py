@@ -606,8 +606,8 @@ def _instant_json(instant: datetime | None) -> str | None:
     return None if instant is None else iso_format(instant)
 
 
-def _compact(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))
+# Kept, as `json.dumps` makes one for each call that says how.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def json_array(rows: Iterable[Iterable[str]]) -> Iterator[bytes]:

@@ -244,9 +244,8 @@ def _carry_out(
         return None
 
 
-def _json_text(value: Any) -> str:
-    """Write a payload or a result as it is kept and answered."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+# Writes a payload or a result as it is kept and answered.
+_json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _runnable_version(user: User, agent_id: int) -> AgentVersion:

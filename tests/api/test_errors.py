@@ -4,6 +4,7 @@ import errno
 import logging
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
@@ -177,6 +178,7 @@ class TestHeaders:
             policy = response.headers["Content-Security-Policy"]
             assert "default-src 'none'" in policy
             assert "unsafe" not in policy
+            assert len(response.headers.getlist("Content-Security-Policy")) == 1
             assert "Set-Cookie" not in response.headers
 
     def test_answers_of_the_api_are_not_stored(self, client: FlaskClient, alice: Person) -> None:
@@ -214,3 +216,19 @@ class TestRequestLog:
         assert "path=/a%0D%0Aevent%3Dforged%20status%3D200 " in lines[2]
         for secret in (PASSWORD, alice.key, alice.token, "skip"):
             assert secret not in caplog.text
+
+
+def test_requests_at_once_do_not_see_each_others_input(client: FlaskClient, alice: Person) -> None:
+    """Each view has one schema, which all threads use."""
+    app = client.application
+
+    def ask(number: int) -> str:
+        skip = f"no-{number}" if number % 2 else str(number)
+        path = f"/api/v1/runtime/executions?skip={skip}&limit={number}"
+        response = app.test_client().get(path, headers=alice.by_key)
+        return detail(response, 400) if number % 2 else str(body_of(response))
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask, range(1, 201)))
+    assert set(answers[1::2]) == {"[]"}
+    assert set(answers[::2]) == {"skip must be a whole number from 0 to 9223372036854775807"}
