@@ -16,11 +16,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peewee import (
     DatabaseError,
@@ -455,8 +455,7 @@ def check_copy(connection: sqlite3.Connection) -> str:
     return str(applied[-1])
 
 
-@contextmanager
-def write_transaction(*, is_durable: bool = True) -> Iterator[None]:
+def write_transaction(*, is_durable: bool = True) -> AbstractContextManager[None]:
     """Run the block as one durable transaction, alone; nothing of it stays when it raises.
 
     BEGIN IMMEDIATE, because a transaction that reads first and writes later fails at once, whatever
@@ -474,9 +473,9 @@ def write_transaction(*, is_durable: bool = True) -> Iterator[None]:
             "The server's database is damaged and takes no changes; it must be restored from a "
             "backup"
         )
-    is_inside = database.in_transaction()
-    with database.atomic() if is_inside else database.write(is_durable=is_durable):
-        yield
+    if database.in_transaction():
+        return cast(AbstractContextManager[None], database.atomic())
+    return cast(AbstractContextManager[None], database.write(is_durable=is_durable))
 
 
 def row_of(model: type[Model], columns: dict[str, Any]) -> Any:

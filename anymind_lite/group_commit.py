@@ -104,7 +104,11 @@ class _Group:
         self.size = 0
         self.error: BaseException | None = None
         self._opened_at = time.monotonic()
-        self._ended = threading.Event()
+        self._has_ended = False
+        # Passed from one to the next of those who wait, each woken once. An Event is two locks and
+        # more, and its condition is taken again by all whom it wakes.
+        self._end = threading.Lock()
+        self._end.acquire()
 
     @property
     def takes_more(self) -> bool:
@@ -112,12 +116,15 @@ class _Group:
         return self.error is None and time.monotonic() - self._opened_at < _OPEN_SECONDS
 
     def end(self) -> None:
-        """Tell all who wait."""
-        self._ended.set()
+        """Tell all who wait; once, when `error` says what came of it."""
+        self._has_ended = True
+        self._end.release()
 
     def wait(self, own_error: BaseException | None = None) -> None:
         """Wait until it is committed. Raises GroupFailed, but not for the waiter's own error."""
-        self._ended.wait()
+        if not self._has_ended:
+            with self._end:
+                pass
         if self.error is not None and self.error is not own_error:
             raise GroupFailed(str(self.error)) from self.error
 
