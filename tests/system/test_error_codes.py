@@ -22,6 +22,12 @@ def handle(payload):
     time.sleep(payload['seconds'])
     return {}
 """
+IN_TWO_THREADS = """import threading, time
+def handle(payload):
+    threading.Thread(target=time.sleep, args=(payload['seconds'],), daemon=True).start()
+    time.sleep(payload['seconds'])
+    return {}
+"""
 IN_A_POOL = """from concurrent.futures import ThreadPoolExecutor
 def handle(payload):
     with ThreadPoolExecutor(1) as pool:
@@ -180,6 +186,13 @@ def rows_of(api: Api) -> list[Any]:
     return rows
 
 
+def has_threads(pid: int) -> bool:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def end_of(row: dict[str, Any]) -> tuple[str, str | None]:
     return row["status"], row["error_code"]
 
@@ -248,9 +261,11 @@ def test_a_server_that_was_killed_says_so_at_its_next_start(tmp_path: Path) -> N
 
 def test_a_sandbox_that_dies_is_the_servers_fault(one_at_a_time: LiveServer) -> None:
     api = one_at_a_time.api.new_user("witness")
-    agent_id = api.deploy(archive(SLEEPER))
+    agent_id = api.deploy(archive(IN_TWO_THREADS))
     stub = only(children_by_script(one_at_a_time.process.pid, "stub.py"), "stubs")
     running = Sleeping(api, agent_id, "running")
+    # A job that nobody had read would be handed over again. Only agent code starts a thread there.
+    wait_for(lambda: any(map(has_threads, descendants(stub))), "the agent to have begun")
     # Nothing else: a clone that waited for its job may be the run itself.
     os.kill(find_zygote(stub) or stub, signal.SIGKILL)
     answer = running.answer()
